@@ -1,0 +1,5 @@
+/* copse: arguments -> command. */
+int main(void)
+{
+    return 64;
+}
