@@ -56,6 +56,10 @@ $(foreach p,$(plugin_names),$$($(1)_root)/plugins/$(p).so: $(filter-out %_test.c
 $$($(1)_root)/tests/%: $$($(1)_root)/obj/tests/%.o $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$(CC) $(link_flags) $$< $$($(1)_root)/libcopse.a -o $$@ $(pkg_libs) -lcmocka $(LDFLAGS)
+$$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$($(1)_root)/obj/tests/vectors/vectors.o \
+                                $$($(1)_root)/libcopse.a
+	@mkdir -p $$(@D)
+	$(CC) $(link_flags) $$^ -o $$@ $(pkg_libs) $(LDFLAGS)
 -include $$(shell find $$($(1)_root) -name '*.d' 2>/dev/null)
 endef
 $(eval $(call flavour_rules,float,))
@@ -75,6 +79,14 @@ grad_tests := $(patsubst %.c,%,$(wildcard tests/grad/*_test.c))
 .PHONY: unit
 unit: $(patsubst %,$(root)/%,$(unit_tests))
 	@tests/run.sh $^
+
+# Runners of the golden vectors: build/tests/vectors_X in double, build/float/tests/vectors_X in float.
+vectors_runners := $(patsubst tests/vectors/%.c,tests/%,$(wildcard tests/vectors/vectors_*.c))
+.PHONY: vectors
+vectors: $(patsubst %,$(BUILD)/%,$(vectors_runners)) $(patsubst %,$(float_root)/%,$(vectors_runners))
+$(BUILD)/tests/vectors_%: $(double_root)/tests/vectors_%
+	@mkdir -p $(@D)
+	ln -sf ../$(notdir $(double_root))/tests/$(@F) $@
 
 .PHONY: clean
 clean:

@@ -1,0 +1,221 @@
+#include "vectors.h"
+
+#include "base/status.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const size_t max_dataset_bytes = (size_t)1 << 30;
+static const double default_floor = 1e-6;
+
+static struct {
+    int64_t passed, failed, skipped;
+    bool muted;
+} tally;
+
+static void sentence(const char *format, va_list args) {
+    fputs("vectors: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+}
+
+void vectors_unusable(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    sentence(format, args);
+    va_end(args);
+    exit(VECTORS_UNUSABLE);
+}
+
+cps_h5 *vectors_open(int argc, char **argv, int least, int most, const char *usage) {
+    if (argc - 1 < least || argc - 1 > most) {
+        vectors_unusable("%d arguments given; usage: %s %s", argc - 1, argv[0], usage);
+    }
+    cps_h5 *file = NULL;
+    if (cps_h5_open(argv[1], &file) != CPS_OK) {
+        vectors_unusable("%s", cps_fail_message());
+    }
+    return file;
+}
+
+void vectors_mute(void) {
+    tally.muted = true;
+}
+
+int vectors_finish(void) {
+    if (!tally.muted) {
+        printf("%lld passed, %lld failed, %lld skipped\n", (long long)tally.passed,
+               (long long)tally.failed, (long long)tally.skipped);
+        fflush(stdout);
+    }
+    if (tally.failed > 0) {
+        return VECTORS_FAILED;
+    }
+    return tally.passed > 0 ? VECTORS_OK : VECTORS_UNUSABLE;
+}
+
+double vectors_tolerance(double in_double, double in_float) {
+    return sizeof(cps_real) == sizeof(double) ? in_double : in_float;
+}
+
+void vectors_judge(const char *name, double error, double tolerance) {
+    const bool ok = error <= tolerance; /* false for NaN */
+    if (ok) {
+        tally.passed += 1;
+    } else {
+        tally.failed += 1;
+    }
+    if (!tally.muted) {
+        printf("%s\t%.3g\t%.3g\t%s\n", name, error, tolerance, ok ? "ok" : "FAIL");
+    }
+}
+
+void vectors_broken(const char *name, double tolerance, const char *format, ...) {
+    if (!tally.muted) {
+        va_list args;
+        va_start(args, format);
+        fprintf(stderr, "%s: ", name);
+        sentence(format, args);
+        va_end(args);
+    }
+    vectors_judge(name, (double)INFINITY, tolerance);
+}
+
+void vectors_skip(const char *name, const char *reason) {
+    tally.skipped += 1;
+    if (!tally.muted) {
+        fprintf(stderr, "%s: skipped: %s\n", name, reason);
+        printf("%s\t-\t-\tskip\n", name);
+    }
+}
+
+/* Running maxima of |got - want| and |want|; NaN or infinity on one side alone makes `difference`
+ * infinite. */
+typedef struct extremes {
+    double difference, size;
+} extremes;
+
+static void take(extremes *seen, double got, double want) {
+    double difference = fabs(got - want);
+    if (isnan(got) || isnan(want)) {
+        difference = isnan(got) && isnan(want) ? 0.0 : (double)INFINITY;
+    } else if (isinf(got) || isinf(want)) {
+        difference = got == want ? 0.0 : (double)INFINITY; /* equal infinities */
+    } else {
+        seen->size = fmax(seen->size, fabs(want));
+    }
+    seen->difference = fmax(seen->difference, difference);
+}
+
+static double ratio(const extremes *seen, double floor) {
+    return seen->difference / fmax(seen->size, floor);
+}
+
+double vectors_error(const double *got, const double *want, int64_t count, double floor) {
+    extremes seen = {0};
+    for (int64_t i = 0; i < count; ++i) {
+        take(&seen, got[i], want[i]);
+    }
+    return ratio(&seen, floor);
+}
+
+double vectors_error_real(const cps_real *got, const double *want, int64_t count, double floor) {
+    extremes seen = {0};
+    for (int64_t i = 0; i < count; ++i) {
+        take(&seen, (double)got[i], want[i]);
+    }
+    return ratio(&seen, floor);
+}
+
+void vectors_compare(const char *name, const double *got, const double *want, int64_t count,
+                     double tolerance) {
+    vectors_judge(name, vectors_error(got, want, count, default_floor), tolerance);
+}
+
+void vectors_compare_real(const char *name, const cps_real *got, const double *want, int64_t count,
+                          double tolerance) {
+    vectors_judge(name, vectors_error_real(got, want, count, default_floor), tolerance);
+}
+
+void vectors_compare_i64(const char *name, const int64_t *got, const int64_t *want, int64_t count) {
+    double worst = 0.0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (got[i] != want[i]) { /* at least 1, also where doubles cannot tell the two apart */
+            worst = fmax(worst, fmax(1.0, fabs((double)got[i] - (double)want[i])));
+        }
+    }
+    vectors_judge(name, worst, 0.0);
+}
+
+void vectors_compare_text(const char *name, const char *got, const char *want) {
+    vectors_judge(name, strcmp(got, want) == 0 ? 0.0 : 1.0, 0.0);
+}
+
+static void *read_all(cps_h5 *file, const char *name, cps_h5_type type, int64_t *count_out) {
+    void *values = NULL;
+    if (cps_h5_read_alloc(file, name, type, max_dataset_bytes, &values, count_out) != CPS_OK) {
+        return NULL;
+    }
+    return values;
+}
+
+double *vectors_read(cps_h5 *file, const char *name, int64_t *count_out) {
+    return read_all(file, name, CPS_H5_F64, count_out);
+}
+
+cps_real *vectors_read_real(cps_h5 *file, const char *name, int64_t *count_out) {
+    return read_all(file, name, sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32,
+                    count_out);
+}
+
+int64_t *vectors_read_i64(cps_h5 *file, const char *name, int64_t *count_out) {
+    return read_all(file, name, CPS_H5_I64, count_out);
+}
+
+/* What the file wants of a case; a FAIL is counted and NULL returned where it cannot be compared.
+ */
+static void *wanted(cps_h5 *file, const char *name, cps_h5_type type, int64_t count,
+                    double tolerance) {
+    int64_t there = 0;
+    void *want = read_all(file, name, type, &there);
+    if (want == NULL) {
+        vectors_broken(name, tolerance, "%s", cps_fail_message());
+        return NULL;
+    }
+    if (there != count) {
+        vectors_broken(name, tolerance, "the file holds %lld values, this build computed %lld",
+                       (long long)there, (long long)count);
+        free(want);
+        return NULL;
+    }
+    return want;
+}
+
+void vectors_expect(cps_h5 *file, const char *name, const double *got, int64_t count,
+                    double tolerance) {
+    double *want = wanted(file, name, CPS_H5_F64, count, tolerance);
+    if (want != NULL) {
+        vectors_compare(name, got, want, count, tolerance);
+        free(want);
+    }
+}
+
+void vectors_expect_real(cps_h5 *file, const char *name, const cps_real *got, int64_t count,
+                         double tolerance) {
+    double *want = wanted(file, name, CPS_H5_F64, count, tolerance);
+    if (want != NULL) {
+        vectors_compare_real(name, got, want, count, tolerance);
+        free(want);
+    }
+}
+
+void vectors_expect_i64(cps_h5 *file, const char *name, const int64_t *got, int64_t count) {
+    int64_t *want = wanted(file, name, CPS_H5_I64, count, 0.0);
+    if (want != NULL) {
+        vectors_compare_i64(name, got, want, count);
+        free(want);
+    }
+}
