@@ -1,4 +1,5 @@
-/* Hashes through xxHash (XXH3), the only user of it: 64-bit checksums of data and settings; not cryptographic. */
+/* Hashes through xxHash (XXH3), the only user of it: 64-bit checksums of data and settings; not
+ * cryptographic. */
 #ifndef CPS_BASE_HASH_H
 #define CPS_BASE_HASH_H
 
@@ -6,7 +7,7 @@
 
 typedef struct cps_hash cps_hash; /* a running hash */
 
-uint64_t cps_hash64(const void *bytes, size_t length);      /* XXH3_64bits, seed 0 */
+uint64_t cps_hash64(const void *bytes, size_t length); /* XXH3_64bits, seed 0 */
 uint64_t cps_hash64_text(const char *text);
 cps_hash *cps_hash_create(void);
 void cps_hash_add(cps_hash *hash, const void *bytes, size_t length);

@@ -1,17 +1,23 @@
-/* Messages for people, on stderr, one line each: rank 0 speaks, others only when asked. Modules below train/ return
- * numbers and failures instead of printing. */
+/* Messages for people, on stderr, one line each: rank 0 speaks, others only when asked. Modules
+ * below train/ return numbers and failures instead of printing. */
 #ifndef CPS_BASE_LOG_H
 #define CPS_BASE_LOG_H
 
 #include "base/types.h"
 
-typedef enum cps_log_level { CPS_LOG_ERROR, CPS_LOG_WARN, CPS_LOG_INFO, CPS_LOG_DEBUG } cps_log_level;
+typedef enum cps_log_level {
+    CPS_LOG_ERROR,
+    CPS_LOG_WARN,
+    CPS_LOG_INFO,
+    CPS_LOG_DEBUG
+} cps_log_level;
 
-/* every_rank: also ranks above 0 speak, with "[rank r] " in front. A live progress line is cleared before a message:
- * see cps_log_live. */
+/* every_rank: also ranks above 0 speak, with "[rank r] " in front. A live progress line is cleared
+ * before a message: see cps_log_live. */
 void cps_log_setup(cps_log_level level, int rank, bool every_rank);
 void cps_log(cps_log_level level, const char *format, ...) CPS_PRINTF(2, 3);
-/* Shows `line` as the live last line of the terminal (rewritten in place); "" clears it. Rank 0 and terminals only. */
+/* Shows `line` as the live last line of the terminal (rewritten in place); "" clears it. Rank 0 and
+ * terminals only. */
 void cps_log_live(const char *line);
 bool cps_log_is_terminal(void);
 

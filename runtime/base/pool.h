@@ -1,7 +1,8 @@
-/* The compute threads. cps_parallel(n, body, context) runs body(context, i) for i in 0..n-1, each exactly once, on the
- * pool's threads and the caller; returns when all are done. What runs where is not fixed, so bodies write disjoint
- * places and never add across indices. Nested calls (from a body) run serially in place. One pool a process; made once
- * at start; cps_parallel is called from one thread at a time (loader threads never call it). */
+/* The compute threads. cps_parallel(n, body, context) runs body(context, i) for i in 0..n-1, each
+ * exactly once, on the pool's threads and the caller; returns when all are done. What runs where is
+ * not fixed, so bodies write disjoint places and never add across indices. Nested calls (from a
+ * body) run serially in place. One pool a process; made once at start; cps_parallel is called from
+ * one thread at a time (loader threads never call it). */
 #ifndef CPS_BASE_POOL_H
 #define CPS_BASE_POOL_H
 

@@ -1,4 +1,5 @@
-/* UTF-8 and regular expressions: the only user of utf8proc and PCRE2. Results are malloc'ed unless an arena is named. */
+/* UTF-8 and regular expressions: the only user of utf8proc and PCRE2. Results are malloc'ed unless
+ * an arena is named. */
 #ifndef CPS_BASE_TEXT_H
 #define CPS_BASE_TEXT_H
 
@@ -9,21 +10,23 @@ bool cps_utf8_is_valid(const char *text, size_t length);
 int32_t cps_utf8_next(const char *text, size_t length, size_t *at);
 /* Bytes written for a code point (1..4). */
 size_t cps_utf8_put(int32_t code_point, char out[4]);
-/* Full Unicode lower / upper case mapping as Python's str.lower / str.upper (final sigma, U+0130, special casing).
- * free() the result. NULL only when out of memory. */
+/* Full Unicode lower / upper case mapping as Python's str.lower / str.upper (final sigma, U+0130,
+ * special casing). free() the result. NULL only when out of memory. */
 char *cps_utf8_lower(const char *text);
 char *cps_utf8_upper(const char *text);
 bool cps_utf8_is_letter(int32_t code_point); /* \p{L} */
 bool cps_utf8_is_number(int32_t code_point); /* \p{N} */
 bool cps_utf8_is_space(int32_t code_point);  /* as Python's str.isspace */
-bool cps_utf8_is_word(int32_t code_point);   /* \w of a Unicode regular expression: letter, number, underscore */
+bool cps_utf8_is_word(
+    int32_t code_point); /* \w of a Unicode regular expression: letter, number, underscore */
 
 /* A compiled PCRE2 pattern (UTF, UCP); NULL-safe destroy. Safe on any thread once compiled. */
 typedef struct cps_regex cps_regex;
 cps_status cps_regex_create(const char *pattern, cps_regex **regex_out) CPS_MUST_CHECK;
 void cps_regex_destroy(cps_regex *regex);
 /* First match at or after `from`: true and [*start, *end). */
-bool cps_regex_find(const cps_regex *regex, const char *text, size_t length, size_t from, size_t *start, size_t *end);
+bool cps_regex_find(const cps_regex *regex, const char *text, size_t length, size_t from,
+                    size_t *start, size_t *end);
 
 /* Shell glob (fnmatch without path rules): '*', '?', '[...]'. */
 bool cps_glob_match(const char *pattern, const char *text);
