@@ -1,5 +1,5 @@
-/* Options of a job's streams and tokenizer, filled from the resolved job's JSON. Plain values; strings belong to the arena that
- * was given. Local. */
+/* Options of a job's streams and tokenizer, filled from the resolved job's JSON. Plain values;
+ * strings belong to the arena that was given. Local. */
 #ifndef CPS_DATA_CONFIG_H
 #define CPS_DATA_CONFIG_H
 
@@ -10,16 +10,18 @@ typedef enum cps_subset_draw { CPS_DRAW_OURS, CPS_DRAW_MT19937 } cps_subset_draw
 /* One set of shards, or of records of a CSV that is packed once. */
 typedef struct cps_shards_options {
     int64_t pattern_count;
-    const char *const *patterns; /* absolute path patterns of shards; none where `source` is given */
-    const char *source;          /* absolute path of a CSV or TSV, or NULL */
-    const char *classes;         /* absolute path of a file of class names in index order, or NULL: sorted (with `source`) */
-    const char *caption;         /* text field that gives the captions */
-    const char *rest_of;         /* the records that stream `rest_of` leaves out, or NULL */
-    double fraction;             /* share of the records, 1: all */
-    int64_t count;               /* number of records, 0: by fraction */
-    int64_t seed;                /* of the subset's draw */
-    int32_t draw;                /* cps_subset_draw */
-    double weight;               /* in a mixture */
+    const char *const
+        *patterns;       /* absolute path patterns of shards; none where `source` is given */
+    const char *source;  /* absolute path of a CSV or TSV, or NULL */
+    const char *classes; /* absolute path of a file of class names in index order, or NULL: sorted
+                            (with `source`) */
+    const char *caption; /* text field that gives the captions */
+    const char *rest_of; /* the records that stream `rest_of` leaves out, or NULL */
+    double fraction;     /* share of the records, 1: all */
+    int64_t count;       /* number of records, 0: by fraction */
+    int64_t seed;        /* of the subset's draw */
+    int32_t draw;        /* cps_subset_draw */
+    double weight;       /* in a mixture */
 } cps_shards_options;
 extern const cps_option cps_shards_rows[];
 
@@ -35,17 +37,22 @@ extern const cps_option cps_mixture_rows[];
 typedef struct cps_tokenizer_options {
     const char *merges; /* absolute path of a merges file (plain or gz), or NULL */
     const char *json;   /* absolute path of a Hugging Face tokenizer.json, or NULL */
-    int64_t context;    /* positions of a text, start and end included; 0: as the model's preset says */
+    int64_t
+        context; /* positions of a text, start and end included; 0: as the model's preset says */
 } cps_tokenizer_options;
 extern const cps_option cps_tokenizer_rows[];
 
 /* A JSON array of strings into `out` (path NULL). */
-cps_status cps_config_strings(const cps_json *array, const char *where, cps_arena *arena, cps_lines *out) CPS_MUST_CHECK;
+cps_status cps_config_strings(const cps_json *array, const char *where, cps_arena *arena,
+                              cps_lines *out) CPS_MUST_CHECK;
 /* One set: an element of `mixture`, a stream, or the `data` of an evaluation. */
-cps_status cps_shards_options_parse(const cps_json *object, const char *where, cps_arena *arena, cps_shards_options *out) CPS_MUST_CHECK;
+cps_status cps_shards_options_parse(const cps_json *object, const char *where, cps_arena *arena,
+                                    cps_shards_options *out) CPS_MUST_CHECK;
 /* The job's `data` object: streams sorted by name. */
-cps_status cps_streams_parse(const cps_json *data, cps_arena *arena, cps_stream_options **streams_out, int64_t *count_out) CPS_MUST_CHECK;
+cps_status cps_streams_parse(const cps_json *data, cps_arena *arena,
+                             cps_stream_options **streams_out, int64_t *count_out) CPS_MUST_CHECK;
 /* The job's `tokenizer` object (NULL: nothing given). */
-cps_status cps_tokenizer_options_parse(const cps_json *object, cps_arena *arena, cps_tokenizer_options *out) CPS_MUST_CHECK;
+cps_status cps_tokenizer_options_parse(const cps_json *object, cps_arena *arena,
+                                       cps_tokenizer_options *out) CPS_MUST_CHECK;
 
 #endif

@@ -1,19 +1,24 @@
-/* Options of a job's evaluations, filled from the resolved job's JSON. Plain values; strings belong to the arena that was
- * given. Local. */
+/* Options of a job's evaluations, filled from the resolved job's JSON. Plain values; strings belong
+ * to the arena that was given. Local. */
 #ifndef CPS_EVAL_CONFIG_H
 #define CPS_EVAL_CONFIG_H
 
 #include "data/config.h"
 
-typedef enum cps_eval_kind { CPS_EVAL_ZERO_SHOT, CPS_EVAL_RETRIEVAL, CPS_EVAL_VALIDATION_LOSS, CPS_EVAL_KNN } cps_eval_kind;
+typedef enum cps_eval_kind {
+    CPS_EVAL_ZERO_SHOT,
+    CPS_EVAL_RETRIEVAL,
+    CPS_EVAL_VALIDATION_LOSS,
+    CPS_EVAL_KNN
+} cps_eval_kind;
 typedef enum cps_averaging { CPS_NORMALISE_FIRST, CPS_AVERAGE_FIRST } cps_averaging;
 
 typedef struct cps_zero_shot_options {
-    const char *text;      /* text of a class: "label", or a text type of a taxonomy ("taxon_com") */
-    int32_t averaging;     /* cps_averaging, over templates */
-    cps_numbers score;     /* weights of embed's components; count 0: the objective's */
-    int64_t top;           /* classes stored for each sample in predictions/ */
-    cps_lines templates;   /* each holds "{}" once */
+    const char *text;    /* text of a class: "label", or a text type of a taxonomy ("taxon_com") */
+    int32_t averaging;   /* cps_averaging, over templates */
+    cps_numbers score;   /* weights of embed's components; count 0: the objective's */
+    int64_t top;         /* classes stored for each sample in predictions/ */
+    cps_lines templates; /* each holds "{}" once */
 } cps_zero_shot_options;
 typedef struct cps_retrieval_options {
     cps_numbers k; /* of recall at k, ascending */
@@ -25,7 +30,8 @@ typedef struct cps_validation_loss_options {
 } cps_validation_loss_options;
 typedef struct cps_knn_options {
     int64_t k;
-    double temperature;      /* of the vote's weights exp(cos / temperature); 0: every neighbour counts alike */
+    double temperature; /* of the vote's weights exp(cos / temperature); 0: every neighbour counts
+                           alike */
     cps_shards_options bank; /* the neighbours */
 } cps_knn_options;
 
@@ -33,9 +39,9 @@ typedef struct cps_evaluation_options {
     cps_eval_kind kind;
     const char *name;
     cps_shards_options data;
-    bool every_epoch;       /* also at the end of each epoch */
-    int64_t every_steps;    /* also every so many steps, 0: no */
-    cps_lines stages;       /* names of stages at whose end (and inside which) it runs; count 0: all */
+    bool every_epoch;    /* also at the end of each epoch */
+    int64_t every_steps; /* also every so many steps, 0: no */
+    cps_lines stages;    /* names of stages at whose end (and inside which) it runs; count 0: all */
     const char *features_tower, *features_output; /* NULL: the objective's embed */
     union {
         cps_zero_shot_options zero_shot;
@@ -46,12 +52,14 @@ typedef struct cps_evaluation_options {
 } cps_evaluation_options;
 
 /* Rows and metric keys by kind, for the job layer: those of cps_job_rows. */
-extern const cps_option cps_zero_shot_rows[], cps_retrieval_rows[], cps_validation_loss_rows[], cps_knn_rows[];
-extern const char *const cps_zero_shot_metrics[], *const cps_retrieval_metrics[], *const cps_validation_loss_metrics[],
-    *const cps_knn_metrics[];
+extern const cps_option cps_zero_shot_rows[], cps_retrieval_rows[], cps_validation_loss_rows[],
+    cps_knn_rows[];
+extern const char *const cps_zero_shot_metrics[],
+    *const cps_retrieval_metrics[], *const cps_validation_loss_metrics[], *const cps_knn_metrics[];
 
 /* The job's `evaluate` array. */
-cps_status cps_evaluations_parse(const cps_json *evaluate, cps_arena *arena, cps_evaluation_options **evaluations_out,
+cps_status cps_evaluations_parse(const cps_json *evaluate, cps_arena *arena,
+                                 cps_evaluation_options **evaluations_out,
                                  int64_t *count_out) CPS_MUST_CHECK;
 const char *cps_eval_kind_name(cps_eval_kind kind);
 /* Losses and ranks: less is better. `metric`: "val.loss", "rsicd.text_to_image_median_rank". */

@@ -1,0 +1,238 @@
+#include "eval/config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const averaging_choices[] = {"normalise_first", "average_first", NULL};
+
+/* What every evaluation takes is in cps_evaluation_options and not in these rows but for the name.
+ */
+#define NAME_ROW                                                                                   \
+    {                                                                                              \
+        .name = "name", .kind = CPS_OPT_STRING,                                                    \
+        .help = "name of the evaluation; its metrics are <name>.<key>", .required = true,          \
+        .offset = offsetof(named_options, name)                                                    \
+    }
+#define SCORE_ROW(type)                                                                            \
+    {                                                                                              \
+        .name = "score", .kind = CPS_OPT_NUMBERS,                                                  \
+        .help = "weights of the components of the objective's embed (default: its own)",           \
+        .minimum = -1e6, .maximum = 1e6, .offset = offsetof(type, options.score)                   \
+    }
+
+/* A kind's own options behind the name that all have. */
+typedef struct named_options {
+    const char *name;
+} named_options;
+typedef struct named_zero_shot {
+    named_options common;
+    cps_zero_shot_options options;
+} named_zero_shot;
+typedef struct named_retrieval {
+    named_options common;
+    cps_retrieval_options options;
+} named_retrieval;
+typedef struct named_validation_loss {
+    named_options common;
+    cps_validation_loss_options options;
+} named_validation_loss;
+typedef struct named_knn {
+    named_options common;
+    cps_knn_options options;
+} named_knn;
+
+const cps_option cps_zero_shot_rows[] = {
+    NAME_ROW,
+    {.name = "text",
+     .kind = CPS_OPT_STRING,
+     .help = "text of a class: label, or a text type made of its first record's taxonomic ranks, "
+             "such as taxon_com",
+     .default_text = "label",
+     .offset = offsetof(named_zero_shot, options.text)},
+    {.name = "averaging",
+     .kind = CPS_OPT_CHOICE,
+     .help = "whether text features are normalised before templates are averaged",
+     .default_text = "normalise_first",
+     .choices = averaging_choices,
+     .offset = offsetof(named_zero_shot, options.averaging)},
+    SCORE_ROW(named_zero_shot),
+    {.name = "top",
+     .kind = CPS_OPT_INTEGER,
+     .help = "classes with scores stored for each sample",
+     .default_text = "5",
+     .minimum = 1,
+     .maximum = 1000,
+     .offset = offsetof(named_zero_shot, options.top)},
+    {.name = NULL},
+};
+
+const cps_option cps_retrieval_rows[] = {
+    NAME_ROW,
+    {.name = "k",
+     .kind = CPS_OPT_NUMBERS,
+     .help = "ranks of recall at k",
+     .default_text = "{1,5,10}",
+     .minimum = 1,
+     .maximum = 1e6,
+     .offset = offsetof(named_retrieval, options.k)},
+    SCORE_ROW(named_retrieval),
+    {.name = NULL},
+};
+
+const cps_option cps_validation_loss_rows[] = {
+    NAME_ROW,
+    {.name = "batch",
+     .kind = CPS_OPT_INTEGER,
+     .help = "consecutive records of one batch",
+     .default_text = "128",
+     .minimum = 1,
+     .maximum = 1e6,
+     .offset = offsetof(named_validation_loss, options.batch)},
+    {.name = "grain",
+     .kind = CPS_OPT_INTEGER,
+     .help = "rows of one tower forward",
+     .default_text = "64",
+     .minimum = 1,
+     .maximum = 65536,
+     .offset = offsetof(named_validation_loss, options.grain)},
+    {.name = NULL},
+};
+
+const cps_option cps_knn_rows[] = {
+    NAME_ROW,
+    {.name = "k",
+     .kind = CPS_OPT_INTEGER,
+     .help = "neighbours that vote",
+     .default_text = "20",
+     .minimum = 1,
+     .maximum = 10000,
+     .offset = offsetof(named_knn, options.k)},
+    {.name = "temperature",
+     .kind = CPS_OPT_NUMBER,
+     .help = "of the votes exp(cosine / temperature); 0: all votes count alike",
+     .default_text = "0.07",
+     .minimum = 0,
+     .maximum = 1e6,
+     .offset = offsetof(named_knn, options.temperature)},
+    {.name = NULL},
+};
+
+const char *const cps_zero_shot_metrics[] = {"top1", "top5", "per_class", NULL};
+const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
+                                             "text_to_image_r{k}",
+                                             "image_to_text_median_rank",
+                                             "text_to_image_median_rank",
+                                             "image_to_text_mean_rank",
+                                             "text_to_image_mean_rank",
+                                             NULL};
+const char *const cps_validation_loss_metrics[] = {"loss", "loss_*", NULL};
+const char *const cps_knn_metrics[] = {"top1", "top5", "per_class", NULL};
+
+static const char *const kind_names[] = {"zero_shot", "retrieval", "validation_loss", "knn"};
+enum { KIND_COUNT = sizeof kind_names / sizeof *kind_names };
+
+const char *cps_eval_kind_name(cps_eval_kind kind) {
+    return (int)kind >= 0 && (int)kind < KIND_COUNT ? kind_names[kind] : "unknown";
+}
+
+bool cps_metric_less_is_better(const char *metric) {
+    const char *key = strrchr(metric, '.');
+    key = key ? key + 1 : metric;
+    const size_t length = strlen(key);
+    return strncmp(key, "loss", 4) == 0 || (length > 5 && strcmp(key + length - 5, "_rank") == 0);
+}
+
+static cps_status parse_kind(const cps_json *object, const char *where, const char *const *also,
+                             cps_arena *arena, cps_evaluation_options *out) {
+    switch (out->kind) {
+    case CPS_EVAL_ZERO_SHOT: {
+        named_zero_shot named = {0};
+        CPS_TRY(cps_options_parse(cps_zero_shot_rows, object, where, also, arena, &named));
+        out->name = named.common.name;
+        out->zero_shot = named.options;
+        return cps_config_strings(cps_json_get(object, "templates"), where, arena,
+                                  &out->zero_shot.templates);
+    }
+    case CPS_EVAL_RETRIEVAL: {
+        named_retrieval named = {0};
+        CPS_TRY(cps_options_parse(cps_retrieval_rows, object, where, also, arena, &named));
+        out->name = named.common.name;
+        out->retrieval = named.options;
+        return CPS_OK;
+    }
+    case CPS_EVAL_VALIDATION_LOSS: {
+        named_validation_loss named = {0};
+        CPS_TRY(cps_options_parse(cps_validation_loss_rows, object, where, also, arena, &named));
+        out->name = named.common.name;
+        out->validation_loss = named.options;
+        return CPS_OK;
+    }
+    case CPS_EVAL_KNN: {
+        named_knn named = {0};
+        CPS_TRY(cps_options_parse(cps_knn_rows, object, where, also, arena, &named));
+        out->name = named.common.name;
+        out->knn = named.options;
+        return cps_shards_options_parse(cps_json_get(object, "bank"), where, arena, &out->knn.bank);
+    }
+    }
+    return cps_fail(CPS_ERR_INTERNAL, "%s: evaluation kind %d is unknown", where, (int)out->kind);
+}
+
+static cps_status parse_features(const cps_json *features, const char *where, cps_arena *arena,
+                                 cps_evaluation_options *out) {
+    const char *tower = cps_json_get_string(features, "tower", NULL);
+    const char *output = cps_json_get_string(features, "output", NULL);
+    if (!features) {
+        return CPS_OK;
+    }
+    if (!tower || !output) {
+        return cps_fail(CPS_ERR_USAGE, "%s.features: should name a tower and one of its outputs",
+                        where);
+    }
+    out->features_tower = cps_arena_strdup(arena, tower);
+    out->features_output = cps_arena_strdup(arena, output);
+    return out->features_tower && out->features_output ? CPS_OK : CPS_ERR_UNAVAILABLE;
+}
+
+static cps_status parse_evaluation(const cps_json *object, const char *where, cps_arena *arena,
+                                   cps_evaluation_options *out) {
+    static const char *const also[] = {"kind",     "data",      "every", "stages",
+                                       "features", "templates", "bank",  NULL};
+    const char *kind = cps_json_get_string(object, "kind", "");
+    const cps_json *every = cps_json_get(object, "every");
+    int index = 0;
+    while (index < KIND_COUNT && strcmp(kind, kind_names[index]) != 0) {
+        index++;
+    }
+    if (index == KIND_COUNT) {
+        return cps_fail(CPS_ERR_USAGE, "%s: evaluation kind '%s' is not built in this version",
+                        where, kind);
+    }
+    out->kind = (cps_eval_kind)index;
+    CPS_TRY(parse_kind(object, where, also, arena, out));
+    CPS_TRY(cps_shards_options_parse(cps_json_get(object, "data"), where, arena, &out->data));
+    CPS_TRY(cps_config_strings(cps_json_get(object, "stages"), where, arena, &out->stages));
+    CPS_TRY(parse_features(cps_json_get(object, "features"), where, arena, out));
+    out->every_epoch = cps_json_string(every) && strcmp(cps_json_string(every), "epoch") == 0;
+    out->every_steps = cps_json_is_number(every) ? (int64_t)cps_json_number(every) : 0;
+    return CPS_OK;
+}
+
+cps_status cps_evaluations_parse(const cps_json *evaluate, cps_arena *arena,
+                                 cps_evaluation_options **evaluations_out, int64_t *count_out) {
+    const int64_t count = cps_json_count(evaluate);
+    cps_evaluation_options *evaluations =
+        cps_arena_alloc_zero(arena, (size_t)count * sizeof *evaluations);
+    if (!evaluations) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    const cps_json *object = cps_json_first(evaluate);
+    for (int64_t i = 0; i < count; i++, object = cps_json_next(object)) {
+        char where[64];
+        snprintf(where, sizeof where, "evaluate[%lld]", (long long)i + 1);
+        CPS_TRY(parse_evaluation(object, where, arena, &evaluations[i]));
+    }
+    *evaluations_out = evaluations;
+    *count_out = count;
+    return CPS_OK;
+}
