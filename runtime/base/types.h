@@ -117,6 +117,32 @@ typedef struct cps_option {
     size_t offset;
 } cps_option;
 
+/* Interpolation, antialiased as in Pillow: support scaled by the reduction. */
+typedef enum cps_filter { CPS_BILINEAR, CPS_BICUBIC } cps_filter;
+
+/* How an image is made from its record (data/augment.h): crop and resize, then the rest in this order. */
+typedef enum cps_recipe_kind {
+    CPS_RECIPE_EVALUATION, /* shorter side to size, centre crop (or squash); no draws at all */
+    CPS_RECIPE_RANDOM_RESIZED_CROP
+} cps_recipe_kind;
+typedef struct cps_recipe {
+    cps_recipe_kind kind;
+    int32_t size; /* pixels, output side */
+    cps_filter filter;
+    bool squash;                 /* EVALUATION: ignore the aspect */
+    double scale_min, scale_max; /* crop area as a fraction of the image, uniform */
+    double ratio_min, ratio_max; /* width / height, log-uniform */
+    double flip;                 /* probability, left-right */
+    double jitter;               /* probability of the four that follow, in random order */
+    double brightness, contrast, saturation; /* factor in [max(0, 1-x), 1+x] */
+    double hue;                              /* turn in [-x, x] of the circle, at most 0.5 */
+    double greyscale;                        /* probability */
+    double blur;                             /* probability */
+    double blur_min, blur_max;               /* pixels, standard deviation, uniform */
+    double solarise;                         /* probability: values of 128 and more are inverted */
+    double mean[3], std[3];                  /* of cps_image_normalize */
+} cps_recipe;
+
 /* Key of a random draw: a pure function of where in the run it happens, never of call order, thread
  * or rank. */
 typedef struct cps_draw_key {

@@ -7,29 +7,6 @@
 
 #include "image/image.h"
 
-typedef enum cps_recipe_kind {
-    CPS_RECIPE_EVALUATION, /* shorter side to size, centre crop (or squash); no draws at all */
-    CPS_RECIPE_RANDOM_RESIZED_CROP
-} cps_recipe_kind;
-
-typedef struct cps_recipe {
-    cps_recipe_kind kind;
-    int32_t size; /* pixels, output side */
-    cps_filter filter;
-    bool squash;                 /* EVALUATION: ignore the aspect */
-    double scale_min, scale_max; /* crop area as a fraction of the image, uniform */
-    double ratio_min, ratio_max; /* width / height, log-uniform */
-    double flip;                 /* probability, left-right */
-    double jitter;               /* probability of the four that follow, in random order */
-    double brightness, contrast, saturation; /* factor in [max(0, 1-x), 1+x] */
-    double hue;                              /* turn in [-x, x] of the circle, at most 0.5 */
-    double greyscale;                        /* probability */
-    double blur;                             /* probability */
-    double blur_min, blur_max;               /* pixels, standard deviation, uniform */
-    double solarise;                         /* probability: values of 128 and more are inverted */
-    double mean[3], std[3];                  /* of cps_image_normalize */
-} cps_recipe;
-
 /* CLIP's: bicubic, CLIP mean and std; evaluation, or a random resized crop of area 0.9-1.0, aspect
  * 3/4-4/3, nothing else. */
 cps_recipe cps_recipe_clip(cps_recipe_kind kind, int32_t size);

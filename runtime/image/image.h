@@ -27,7 +27,6 @@ cps_status cps_image_decode(const uint8_t *bytes, size_t length, int32_t min_wid
 cps_status cps_image_encode_jpeg(const cps_image *image, int32_t quality, uint8_t **bytes_out, size_t *length_out) CPS_MUST_CHECK;
 cps_status cps_image_encode_png(const cps_image *image, uint8_t **bytes_out, size_t *length_out) CPS_MUST_CHECK;
 
-typedef enum cps_filter { CPS_BILINEAR, CPS_BICUBIC } cps_filter; /* antialiased, as Pillow: support scaled by the reduction */
 
 /* Resizes the region (x, y, width, height) of `image`, fractional allowed, to out_width x out_height with 8-bit results as
  * Pillow's resize(box=...). Only the rows and columns that reach the output are computed. */

@@ -27,7 +27,6 @@ typedef struct cps_host cps_host;
 typedef struct cps_tape cps_tape;     /* a recording of operations */
 typedef struct cps_setup cps_setup;   /* collects what an objective wants, during `create` */
 typedef struct cps_record_ref cps_record_ref; /* one stored entry, on a loader thread */
-typedef struct cps_recipe cps_recipe; /* image augmentation */
 typedef struct cps_grain cps_grain;   /* a micro-batch: tower outputs, annotations, parameters */
 typedef struct cps_global cps_global; /* the global batch, in `loss` and `commit` */
 typedef struct cps_fit cps_fit;       /* blocks and sums of `fit` and `finish` */
