@@ -1,13 +1,15 @@
 #include "data/config.h"
 
-#include <float.h>
+#include "data/stream.h"
+
 #include <stdio.h>
 #include <string.h>
 
 /* Largest integer that JSON and Lua floats carry exactly. */
 #define EXACT_MAX 9007199254740992.0
 
-static const char *const draw_choices[] = {"copse", "mt19937", NULL};
+static const char *const draw_choices[] = {
+    [CPS_DRAW_OWN] = "copse", [CPS_DRAW_MT19937] = "mt19937", NULL};
 
 const cps_option cps_shards_rows[] = {
     {.name = "source",
@@ -26,14 +28,14 @@ const cps_option cps_shards_rows[] = {
      .offset = offsetof(cps_shards_options, caption)},
     {.name = "fraction",
      .kind = CPS_OPT_NUMBER,
-     .help = "share of the records to use",
-     .default_text = "1",
-     .minimum = DBL_MIN,
+     .help = "share of the records to use; 0: all, or by count",
+     .default_text = "0",
+     .minimum = 0,
      .maximum = 1,
      .offset = offsetof(cps_shards_options, fraction)},
     {.name = "count",
      .kind = CPS_OPT_INTEGER,
-     .help = "number of records to use; 0: by fraction",
+     .help = "number of records to use; 0: all, or by fraction",
      .default_text = "0",
      .minimum = 0,
      .maximum = EXACT_MAX,
@@ -57,9 +59,9 @@ const cps_option cps_shards_rows[] = {
      .offset = offsetof(cps_shards_options, rest_of)},
     {.name = "weight",
      .kind = CPS_OPT_NUMBER,
-     .help = "share in a mixture, relative to the other sets",
-     .default_text = "1",
-     .minimum = DBL_MIN,
+     .help = "share in a mixture, relative to the other sets; 0: its size",
+     .default_text = "0",
+     .minimum = 0,
      .maximum = 1e9,
      .offset = offsetof(cps_shards_options, weight)},
     {.name = NULL},
@@ -189,5 +191,9 @@ cps_status cps_streams_parse(const cps_json *data, cps_arena *arena,
 
 cps_status cps_tokenizer_options_parse(const cps_json *object, cps_arena *arena,
                                        cps_tokenizer_options *out) {
-    return cps_options_parse(cps_tokenizer_rows, object, "tokenizer", NULL, arena, out);
+    cps_tokenizer_options options = {0};
+    CPS_TRY(cps_options_parse(cps_tokenizer_rows, object, "tokenizer", NULL, arena, &options));
+    options.path = options.merges ? options.merges : options.json;
+    *out = options;
+    return CPS_OK;
 }

@@ -5,8 +5,6 @@
 
 #include "base/options.h"
 
-typedef enum cps_subset_draw { CPS_DRAW_OURS, CPS_DRAW_MT19937 } cps_subset_draw;
-
 /* One set of shards, or of records of a CSV that is packed once. */
 typedef struct cps_shards_options {
     int64_t pattern_count;
@@ -17,11 +15,11 @@ typedef struct cps_shards_options {
                             (with `source`) */
     const char *caption; /* text field that gives the captions */
     const char *rest_of; /* the records that stream `rest_of` leaves out, or NULL */
-    double fraction;     /* share of the records, 1: all */
-    int64_t count;       /* number of records, 0: by fraction */
+    double fraction;     /* share of the records; 0: not given */
+    int64_t count;       /* number of records; 0: not given */
     int64_t seed;        /* of the subset's draw */
-    int32_t draw;        /* cps_subset_draw */
-    double weight;       /* in a mixture */
+    int32_t draw;        /* cps_subset_draw of data/stream.h */
+    double weight;       /* in a mixture; 0: its size */
 } cps_shards_options;
 extern const cps_option cps_shards_rows[];
 
@@ -35,6 +33,7 @@ typedef struct cps_stream_options {
 extern const cps_option cps_mixture_rows[];
 
 typedef struct cps_tokenizer_options {
+    const char *path;   /* the one of the next two that is given, or NULL: either may hold either */
     const char *merges; /* absolute path of a merges file (plain or gz), or NULL */
     const char *json;   /* absolute path of a Hugging Face tokenizer.json, or NULL */
     int64_t

@@ -55,7 +55,7 @@ typedef struct cps_stage_options {
     cps_numbers crop;   /* [2] area of the random resized crop, least and most; {1,1}: evaluation
                            preprocessing */
     cps_numbers aspect; /* [2] its aspect, least and most */
-    bool flip;          /* mirror half of the images */
+    double flip;        /* probability of a mirrored image */
     /* Not from rows: */
     int64_t objective_count;
     cps_objective_options *objectives;
