@@ -20,7 +20,9 @@ typedef enum cps_tape_mode { CPS_TAPE_RECORD, CPS_TAPE_PLAIN, CPS_TAPE_PLAN } cp
  * pointer is the first member of cps_tape: header inlines of copse_objective.h rely on it. */
 cps_status cps_tape_create(cps_arena *arena, cps_tape_mode mode, const void *host, cps_tape **tape_out) CPS_MUST_CHECK;
 void cps_tape_destroy(cps_tape *tape);
-/* Forgets all tensors and nodes, frees their memory in the arena down to where the tape began, clears the failure. */
+/* Forgets all tensors and nodes, frees their memory in the arena down to where the tape began, clears the failure. A tape begins
+ * at its first allocation after creation or reset (the tape object itself is not in the arena), so that several tapes can
+ * stack in one arena and go in reverse order: the tapes of a step that are kept, a plain tape inside a recording one. */
 void cps_tape_reset(cps_tape *tape);
 cps_status cps_tape_status(const cps_tape *tape);
 cps_tape_mode cps_tape_get_mode(const cps_tape *tape);
@@ -30,6 +32,11 @@ cps_arena *cps_tape_arena(cps_tape *tape);
 /* A leaf around the caller's memory, which outlives the tape's use of it. grad non-NULL (or needs_grad set by the caller in the
  * result, in PLAN mode) asks for a gradient there: it is added to (or overwritten while grad_fresh). id: see on_leaf_done. */
 cps_tensor *cps_tape_leaf(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, void *data, cps_real *grad, int32_t id);
+
+/* Leaves may also be tensors that the caller made (parameters of a model): leaf true, id set, needs_grad says whether a gradient is
+ * asked; `grad` and `grad_fresh` may be set between recording and backward. True when some node of the recording (or plan)
+ * adds to the gradient of leaf `id`. */
+bool cps_tape_reaches_leaf(const cps_tape *tape, int32_t id);
 
 /* For operations. A new result: uninitialised, needs_grad false. */
 cps_tensor *cps_tape_tensor(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape);
