@@ -33,7 +33,7 @@ bool cps_mul_i64(int64_t a, int64_t b, int64_t *out) {
     return true;
 }
 
-void cps_sum_add(cps_sum *sum, double value) {
+void cps_sum_add(cps_running_sum *sum, double value) {
     const double total = sum->total + value;
     if (fabs(sum->total) >= fabs(value)) {
         sum->correction += (sum->total - total) + value;
@@ -43,7 +43,7 @@ void cps_sum_add(cps_sum *sum, double value) {
     sum->total = total;
 }
 
-double cps_sum_value(const cps_sum *sum) {
+double cps_sum_value(const cps_running_sum *sum) {
     /* once the total is infinite or NaN the correction is NaN: the total tells more */
     return isfinite(sum->total) ? sum->total + sum->correction : sum->total;
 }

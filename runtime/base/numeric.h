@@ -13,11 +13,11 @@ bool cps_add_size(size_t a, size_t b, size_t *out);
 bool cps_mul_i64(int64_t a, int64_t b, int64_t *out); /* also false for negative operands */
 
 /* Neumaier's compensated sum in double. */
-typedef struct cps_sum {
+typedef struct cps_running_sum {
     double total, correction;
-} cps_sum;
-void cps_sum_add(cps_sum *sum, double value);
-double cps_sum_value(const cps_sum *sum);
+} cps_running_sum;
+void cps_sum_add(cps_running_sum *sum, double value);
+double cps_sum_value(const cps_running_sum *sum);
 
 bool cps_all_finite(const cps_real *values, int64_t count);
 /* Sum of squares in double over fixed blocks of 4096 elements added in order: same bits whatever
