@@ -88,3 +88,7 @@ void cps_log_live(const char *line) {
     }
     pthread_mutex_unlock(&log_state.lock);
 }
+
+void cps_log_last_words(const char *text) {
+    dprintf(STDERR_FILENO, "%scopse: %s\n", log_state.live ? "\r\033[K" : "", text);
+}

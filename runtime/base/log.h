@@ -20,5 +20,8 @@ void cps_log(cps_log_level level, const char *format, ...) CPS_PRINTF(2, 3);
  * terminals only. */
 void cps_log_live(const char *line);
 bool cps_log_is_terminal(void);
+/* One line on stderr from any rank and thread, whatever the set-up, without locks: last words
+ * before an abort. */
+void cps_log_last_words(const char *text);
 
 #endif

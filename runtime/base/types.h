@@ -120,7 +120,8 @@ typedef struct cps_option {
 /* Interpolation, antialiased as in Pillow: support scaled by the reduction. */
 typedef enum cps_filter { CPS_BILINEAR, CPS_BICUBIC } cps_filter;
 
-/* How an image is made from its record (data/augment.h): crop and resize, then the rest in this order. */
+/* How an image is made from its record (data/augment.h): crop and resize, then the rest in this
+ * order. */
 typedef enum cps_recipe_kind {
     CPS_RECIPE_EVALUATION, /* shorter side to size, centre crop (or squash); no draws at all */
     CPS_RECIPE_RANDOM_RESIZED_CROP

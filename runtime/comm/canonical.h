@@ -23,10 +23,14 @@ enum { CPS_MAX_RUNS = 128 };
 int32_t cps_maximal_runs(int64_t parts, int64_t first, int64_t last,
                          cps_node_run runs_out[CPS_MAX_RUNS]);
 
-/* How finished parts merge: call with parts in order; it says which pairs of live nodes to merge
- * now. Used by the gradient exchange, where a node is a large buffer. */
-typedef struct cps_merge_plan
-    cps_merge_plan; /* opaque helper is in canonical.c: see cps_tree_sum_f64 for the simple form */
+/* How finished parts merge where a node is a large buffer (the gradient exchange). A rank that owns
+ * [first, last) keeps a stack of live nodes: for each of its parts in order it pushes the part's
+ * buffer, then merges the top two nodes (left + right, into the left) as often as this says for
+ * `part`. *maximal_out: the top is now a maximal node of this rank; it is to be sent and popped,
+ * which leaves the stack empty. Nodes come out in the order of cps_maximal_runs. The stack holds at
+ * most floor(log2 P) + 1 nodes and the part in work. Local. */
+int32_t cps_merges_after(int64_t parts, int64_t first, int64_t last, int64_t part,
+                         bool *maximal_out);
 
 /* Finishes the tree over nodes given as rows of `width` doubles: runs[i] <-> rows + i*width, all P
  * parts covered, in order. The result is written to out (width). Local. */
@@ -37,12 +41,12 @@ void cps_tree_finish_f64(int64_t parts, const cps_node_run *runs, int32_t run_co
 void cps_tree_finish_real(int64_t parts, const cps_node_run *runs, int32_t run_count,
                           cps_real *const *rows, int64_t length);
 
-/* Collective. own: this rank's parts' rows [last-first, width], in order; result: the canonical sum
- * on every rank. */
+/* Collective. These two cannot fail (always CPS_OK), so they need no agreement. own: this rank's
+ * parts' rows [last-first, width], in order; result: the canonical sum on every rank. */
 cps_status cps_canonical_sum(cps_comm *comm, const char *place, int64_t parts, const double *own,
                              int64_t width, double *sum_out) CPS_MUST_CHECK;
-/* The same with explicit ownership first_part[rank] (size + 1 entries), for evaluations where ranks
- * may outnumber parts. */
+/* The same with explicit ownership first_part[rank] (size + 1 entries, from 0 to parts), for
+ * evaluations where ranks may outnumber parts. */
 cps_status cps_canonical_sum_owned(cps_comm *comm, const char *place, int64_t parts,
                                    const int64_t *first_part, const double *own, int64_t width,
                                    double *sum_out) CPS_MUST_CHECK;
