@@ -2,9 +2,8 @@
  * each line is one write, so a killed run leaves whole lines but for the last. The file is only
  * ever appended to. A resumed run appends {"event":"resume","step":N}; the rule for readers is
  *   - a resume line with step N takes back every earlier line whose "step" is above N;
- *   - of lines equal in "event", "name" and "step" the last one counts (what was done again after a
- *     resume); warnings are exempt.
- * cps_events_read applies it. Local. */
+ *   - of "step" lines with equal "step", and of "evaluation" lines with equal "name" and "step",
+ * the last one counts (what was done again after a resume). cps_events_read applies it. Local. */
 #ifndef CPS_REPORT_EVENTS_H
 #define CPS_REPORT_EVENTS_H
 

@@ -24,8 +24,9 @@ void cps_progress_destroy(cps_progress *progress); /* NULL-safe; clears the live
 /* After each step, at time cps_seconds(). The rate is a running mean over the last steps (half
  * life 20 steps); a new stage or a resume starts it afresh. */
 void cps_progress_step(cps_progress *progress, const cps_progress_state *state);
-/* Time that is no step's (evaluation, checkpoint): keeps it out of the rate. */
+/* Around time that is no step's (evaluation, checkpoint): kept out of the rate. */
 void cps_progress_pause(cps_progress *progress);
+void cps_progress_resume(cps_progress *progress);
 /* Rate and seconds to go of this stage as last computed; NaN before the second step. */
 double cps_progress_samples_per_second(const cps_progress *progress);
 double cps_progress_eta_seconds(const cps_progress *progress);

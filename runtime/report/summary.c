@@ -1,0 +1,183 @@
+/* Two passes over the events: which rows the table has, in order of first appearance, then their
+ * last and best values. */
+#include "report/summary.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "report/progress.h"
+
+typedef struct metric_row {
+    const char *evaluation, *metric; /* borrowed from the events */
+    double last, best;
+    int64_t best_step, values;
+} metric_row;
+
+typedef struct metric_table {
+    metric_row *rows;
+    int64_t count, capacity;
+} metric_table;
+
+/* A growing text; out of memory is a panic, as in cps_format. */
+typedef struct text_page {
+    char *text;
+    size_t length;
+} text_page;
+
+static void put(text_page *page, const char *format, ...) CPS_PRINTF(2, 3);
+static void put(text_page *page, const char *format, ...) {
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    const size_t length = strlen(line);
+    char *longer = realloc(page->text, page->length + length + 1);
+    CPS_BUG_IF(longer == NULL);
+    memcpy(longer + page->length, line, length + 1);
+    page->text = longer;
+    page->length += length;
+}
+
+/* Members of an evaluation event that are about it and no result. */
+static bool is_metric(const cps_json *member) {
+    static const char *const others[] = {"event",      "name",       "step",    "epoch",
+                                         "stage",      "samples",    "seconds", "bad_images",
+                                         "unlabelled", "non_finite", NULL};
+    const char *key = cps_json_key(member);
+    for (int i = 0; others[i] != NULL; i++) {
+        if (strcmp(key, others[i]) == 0) {
+            return false;
+        }
+    }
+    return cps_json_is_number(member);
+}
+
+static metric_row *find_row(metric_table *table, const char *evaluation, const char *metric) {
+    for (int64_t i = 0; i < table->count; i++) {
+        if (strcmp(table->rows[i].evaluation, evaluation) == 0 &&
+            strcmp(table->rows[i].metric, metric) == 0) {
+            return &table->rows[i];
+        }
+    }
+    if (table->count == table->capacity) {
+        table->capacity = table->capacity * 2 + 16;
+        metric_row *longer = realloc(table->rows, (size_t)table->capacity * sizeof *longer);
+        CPS_BUG_IF(longer == NULL);
+        table->rows = longer;
+    }
+    metric_row *added = &table->rows[table->count++];
+    *added = (metric_row){.evaluation = evaluation, .metric = metric};
+    return added;
+}
+
+static bool is_marked(const metric_row *row, const char *best_metric) {
+    const size_t length = strlen(row->evaluation);
+    return best_metric != NULL && strncmp(best_metric, row->evaluation, length) == 0 &&
+           best_metric[length] == '.' && strcmp(best_metric + length + 1, row->metric) == 0;
+}
+
+static void add_value(metric_row *row, double value, int64_t step,
+                      bool (*less_is_better)(const char *metric)) {
+    char *metric = cps_format("%s.%s", row->evaluation, row->metric);
+    const bool less = less_is_better(metric);
+    free(metric);
+    if (row->values == 0 || (less ? value < row->best : value > row->best)) {
+        row->best = value;
+        row->best_step = step;
+    }
+    row->last = value;
+    row->values++;
+}
+
+static void collect(metric_table *table, const cps_json *events,
+                    bool (*less_is_better)(const char *metric)) {
+    for (const cps_json *at = cps_json_first(events); at != NULL; at = cps_json_next(at)) {
+        const char *name = cps_json_get_string(at, "name", NULL);
+        if (name == NULL || strcmp(cps_json_get_string(at, "event", ""), "evaluation") != 0) {
+            continue;
+        }
+        const int64_t step = cps_json_get_integer(at, "step", 0);
+        for (const cps_json *member = cps_json_first(at); member != NULL;
+             member = cps_json_next(member)) {
+            if (is_metric(member)) {
+                add_value(find_row(table, name, cps_json_key(member)), cps_json_number(member),
+                          step, less_is_better);
+            }
+        }
+    }
+}
+
+/* Fractions with four places, ranks and losses with what they need. */
+static const char *number_text(double value, char buffer[32]) {
+    snprintf(buffer, 32, fabs(value) < 100.0 ? "%.4f" : "%.6g", value);
+    return buffer;
+}
+
+static void put_table(text_page *page, const metric_table *table, const cps_summary_facts *facts) {
+    int name_width = 10, metric_width = 6;
+    for (int64_t i = 0; i < table->count; i++) {
+        const int name = (int)strnlen(table->rows[i].evaluation, 40);
+        const int metric = (int)strnlen(table->rows[i].metric, 40);
+        name_width = name > name_width ? name : name_width;
+        metric_width = metric > metric_width ? metric : metric_width;
+    }
+    put(page, "%-*s  %-*s  %10s  %10s  %9s\n", name_width, "evaluation", metric_width, "metric",
+        "last", "best", "at step");
+    bool marked = false;
+    for (int64_t i = 0; i < table->count; i++) {
+        const metric_row *row = &table->rows[i];
+        const bool again = i > 0 && strcmp(row->evaluation, row[-1].evaluation) == 0;
+        const bool mark = is_marked(row, facts->best_metric);
+        char last[32], best[32];
+        put(page, "%-*.40s  %-*.40s  %10s  %10s  %9lld%s\n", name_width,
+            again ? "" : row->evaluation, metric_width, row->metric, number_text(row->last, last),
+            number_text(row->best, best), (long long)row->best_step, mark ? " *" : "");
+        marked = marked || mark;
+    }
+    if (marked) {
+        put(page, "* the checkpoint of this step is kept as the best\n");
+    }
+}
+
+static void put_facts(text_page *page, const cps_summary_facts *facts) {
+    char duration[32];
+    put(page, "%s: %lld step%s", facts->run, (long long)facts->steps, facts->steps == 1 ? "" : "s");
+    if (facts->skipped > 0) {
+        put(page, " (%lld skipped)", (long long)facts->skipped);
+    }
+    if (!isnan(facts->seconds)) {
+        put(page, "  time %s", cps_duration_text(facts->seconds, duration));
+    }
+    if (!isnan(facts->samples_per_second)) {
+        put(page, facts->samples_per_second < 10.0 ? "  %.2f samples/s" : "  %.0f samples/s",
+            facts->samples_per_second);
+    }
+    put(page, "  %d rank%s x %d thread%s", (int)facts->ranks, facts->ranks == 1 ? "" : "s",
+        (int)facts->threads, facts->threads == 1 ? "" : "s");
+    if (facts->peak_memory_bytes > 0) {
+        put(page, "  memory %.2f GiB a rank", (double)facts->peak_memory_bytes / 1073741824.0);
+    }
+    if (facts->bad_images > 0) {
+        put(page, "  %lld bad image%s (quarantine.jsonl)", (long long)facts->bad_images,
+            facts->bad_images == 1 ? "" : "s");
+    }
+    put(page, "\n");
+}
+
+char *cps_summary_text(const cps_json *events, const cps_summary_facts *facts,
+                       bool (*less_is_better)(const char *metric)) {
+    metric_table table = {0};
+    text_page page = {0};
+    collect(&table, events, less_is_better);
+    if (table.count > 0) {
+        put_table(&page, &table, facts);
+    }
+    put_facts(&page, facts);
+    free(table.rows);
+    return page.text;
+}
