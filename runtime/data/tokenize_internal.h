@@ -62,6 +62,8 @@ size_t cps_text_piece(const char *text, size_t length, size_t at);
  * U+0100 and on. */
 int32_t cps_byte_spelling(uint8_t byte);
 int32_t cps_spelling_byte(int32_t code_point); /* -1: none */
+/* Symbol of a byte, "x" or "x</w>", NUL-terminated. */
+void cps_byte_symbol(uint8_t byte, bool ends, char out[12]);
 /* Byte symbols in the order of the vocabulary: place 0..255 -> byte. */
 void cps_byte_order(uint8_t order_out[256]);
 

@@ -56,8 +56,7 @@ int32_t cps_spelling_byte(int32_t code_point) {
     return code_point >= 0 && code_point < 0x100 && is_printable_byte(code_point) ? code_point : -1;
 }
 
-/* "x" or "x</w>" for a byte, NUL-terminated. */
-static void spell_byte(uint8_t byte, bool ends, char out[12]) {
+void cps_byte_symbol(uint8_t byte, bool ends, char out[12]) {
     size_t length = cps_utf8_put(cps_byte_spelling(byte), out);
     if (ends) {
         memcpy(out + length, "</w>", 4);
@@ -159,7 +158,7 @@ static cps_status find_bytes(const builder *build, cps_tokenizer *tokenizer) {
     for (int32_t byte = 0; byte < 256; byte++) {
         for (int ends = 0; ends < 2; ends++) {
             char symbol[12];
-            spell_byte((uint8_t)byte, ends == 1, symbol);
+            cps_byte_symbol((uint8_t)byte, ends == 1, symbol);
             const int32_t id = find_symbol(build, symbol, strlen(symbol));
             if (id < 0) {
                 return cps_fail(CPS_ERR_DATA,
@@ -296,7 +295,7 @@ static bool next_line(text_lines *lines, const char **line_out, size_t *length_o
 /* Merges that the first line asks for: "vocabulary=N" of our own files, else the published number.
  */
 static cps_status wanted_merges(const builder *build, const char *line, size_t length,
-                                int64_t *merges_out) {
+                                int64_t *merges_out, bool *stated_out) {
     char header[256];
     const size_t kept = length < sizeof header - 1 ? length : sizeof header - 1;
     memcpy(header, line, kept);
@@ -309,6 +308,7 @@ static cps_status wanted_merges(const builder *build, const char *line, size_t l
     }
     *merges_out = PUBLISHED_MERGES;
     const char *vocabulary = strstr(header, "vocabulary=");
+    *stated_out = vocabulary != NULL;
     if (vocabulary != NULL) {
         const long long value = strtoll(vocabulary + strlen("vocabulary="), NULL, 10);
         if (value < CPS_TOKENIZER_VOCABULARY_MIN || value > MAX_VOCABULARY) {
@@ -321,14 +321,28 @@ static cps_status wanted_merges(const builder *build, const char *line, size_t l
     return CPS_OK;
 }
 
-static int64_t count_merges(text_lines lines, int64_t wanted) {
+/* Merges that the file holds, at most `wanted`; `stated`: the first line says so, fewer are an
+ * error. */
+static cps_status count_merges(const builder *build, text_lines lines, int64_t wanted, bool stated,
+                               int64_t *count_out) {
     const char *line = NULL;
     size_t length = 0;
     int64_t count = 0;
     while (count < wanted && next_line(&lines, &line, &length) && length > 0) {
         count++;
     }
-    return count;
+    if (count < wanted && next_line(&lines, &line, &length)) {
+        return cps_fail(CPS_ERR_DATA, "merges file '%s', line %lld is empty but is not the last",
+                        build->name, (long long)lines.number - 1);
+    }
+    if (stated && count < wanted) {
+        return cps_fail(CPS_ERR_DATA,
+                        "merges file '%s' has %lld merges, its first line promises %lld: it was "
+                        "cut short",
+                        build->name, (long long)count, (long long)wanted);
+    }
+    *count_out = count;
+    return CPS_OK;
 }
 
 static cps_status add_byte_symbols(builder *build) {
@@ -337,7 +351,7 @@ static cps_status add_byte_symbols(builder *build) {
     for (int ends = 0; ends < 2; ends++) {
         for (int i = 0; i < 256; i++) {
             char symbol[12];
-            spell_byte(order[i], ends == 1, symbol);
+            cps_byte_symbol(order[i], ends == 1, symbol);
             CPS_TRY(add_symbol(build, ends * 256 + i, symbol, strlen(symbol)));
         }
     }
@@ -384,11 +398,13 @@ static cps_status add_merge(builder *build, const char *place, int64_t number, c
     return status;
 }
 
-/* A symbol that two merges make has the id of the later one. */
-static void settle_results(builder *build) {
+/* A symbol that two merges make has the id of the later one, wherever it stands. */
+static void settle_ids(builder *build) {
     for (int64_t i = 0; i < build->merge_count; i++) {
-        const char *symbol = build->symbols + build->symbol_at[build->merges[i][2]];
-        build->merges[i][2] = find_symbol(build, symbol, strlen(symbol));
+        for (int part = 0; part < 3; part++) {
+            const char *symbol = build->symbols + build->symbol_at[build->merges[i][part]];
+            build->merges[i][part] = find_symbol(build, symbol, strlen(symbol));
+        }
     }
 }
 
@@ -419,7 +435,7 @@ static cps_status read_merges(builder *build, text_lines *lines) {
                         "not CLIP's kind of tokenizer (GPT-2's looks like this)",
                         build->name, (long long)build->merge_count);
     }
-    settle_results(build);
+    settle_ids(build);
     return CPS_OK;
 }
 
@@ -429,12 +445,13 @@ static cps_status load_merges(const char *bytes, size_t length, const char *name
     text_lines lines = {.at = bytes, .end = bytes + length};
     const char *line = "";
     size_t line_length = 0;
-    int64_t wanted = 0;
+    int64_t wanted = 0, merges = 0;
+    bool stated = false;
     if (!next_line(&lines, &line, &line_length)) {
         return cps_fail(CPS_ERR_DATA, "merges file '%s' is empty", name);
     }
-    CPS_TRY(wanted_merges(&build, line, line_length, &wanted));
-    const int64_t merges = count_merges(lines, wanted);
+    CPS_TRY(wanted_merges(&build, line, line_length, &wanted, &stated));
+    CPS_TRY(count_merges(&build, lines, wanted, stated, &merges));
     cps_status status = builder_start(&build, merges + CPS_TOKENIZER_VOCABULARY_MIN, merges);
     if (status == CPS_OK) {
         status = add_byte_symbols(&build);
