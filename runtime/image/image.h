@@ -12,7 +12,7 @@ typedef struct cps_image {
     uint8_t *pixels;
 } cps_image;
 
-enum { CPS_IMAGE_MAX_PIXELS = 100000000, CPS_IMAGE_MAX_SIDE = 65535 };
+enum { CPS_IMAGE_MAX_PIXELS = 100000000, CPS_IMAGE_MAX_SIDE = 65500 };
 
 typedef enum cps_image_format { CPS_IMAGE_UNKNOWN, CPS_IMAGE_JPEG, CPS_IMAGE_PNG } cps_image_format;
 
