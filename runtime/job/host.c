@@ -110,6 +110,19 @@ static int host_exists(lua_State *state) {
     return 1;
 }
 
+/* host.read_file(path) -> text, or nil and why */
+static int host_read_file(lua_State *state) {
+    size_t length = 0;
+    const char *text = cps_sandbox_read_file(state, luaL_checkstring(state, 1), &length);
+    if (!text) {
+        lua_pushnil(state);
+        lua_pushstring(state, cps_fail_message());
+        return 2;
+    }
+    lua_pushlstring(state, text, length);
+    return 1;
+}
+
 /* host.function_info(f) -> { file, first, last, parameters, vararg, upvalues = { { name, value },
  * ... } }; file 0: not a job's function */
 static int host_function_info(lua_State *state) {
@@ -240,6 +253,7 @@ void cps_job_host_open(lua_State *state, const cps_job_host *host) {
         {"where", host_where},
         {"load_job", host_load_job},
         {"exists", host_exists},
+        {"read_file", host_read_file},
         {"function_info", host_function_info},
         {"nearest", host_nearest},
         {"load_objective", host_load_objective},

@@ -11,7 +11,7 @@
 
 #include "base/file.h"
 
-enum { COUNT_INTERVAL = 10000, MAX_SOURCE_BYTES = 4 << 20 };
+enum { COUNT_INTERVAL = 10000, MAX_SOURCE_BYTES = 4 << 20, MAX_LINES_BYTES = 32 << 20 };
 
 typedef struct job_file {
     char *name, *text;
@@ -23,7 +23,7 @@ struct cps_sandbox {
     size_t used_bytes;
     int64_t instructions, limit; /* of the running call */
     int file, line;              /* the job's line that ran last */
-    char *library_text;          /* while it is compiled */
+    char *borrowed_text;         /* the file read last that is not the job's */
     int file_count;
     job_file files[CPS_SANDBOX_MAX_FILES];
 };
@@ -100,7 +100,7 @@ void cps_sandbox_destroy(cps_sandbox *sandbox) {
         free(sandbox->files[i].name);
         free(sandbox->files[i].text);
     }
-    free(sandbox->library_text);
+    free(sandbox->borrowed_text);
     free(sandbox);
 }
 
@@ -179,7 +179,7 @@ cps_status cps_sandbox_call(cps_sandbox *sandbox, lua_CFunction body, void *cont
 int cps_sandbox_load_file(lua_State *state, const char *path, const char *shown, bool is_library) {
     cps_sandbox *sandbox = cps_sandbox_of(state);
     job_file *file = &sandbox->files[sandbox->file_count];
-    char **text = is_library ? &sandbox->library_text : &file->text;
+    char **text = is_library ? &sandbox->borrowed_text : &file->text;
     char chunk_name[64];
     size_t length = 0;
     if (!is_library && sandbox->file_count == CPS_SANDBOX_MAX_FILES) {
@@ -203,6 +203,16 @@ int cps_sandbox_load_file(lua_State *state, const char *path, const char *shown,
         lua_error(state);
     }
     return is_library ? 0 : sandbox->file_count;
+}
+
+const char *cps_sandbox_read_file(lua_State *state, const char *path, size_t *length_out) {
+    cps_sandbox *sandbox = cps_sandbox_of(state);
+    free(sandbox->borrowed_text);
+    sandbox->borrowed_text = NULL;
+    if (cps_file_read(path, MAX_LINES_BYTES, &sandbox->borrowed_text, length_out) != CPS_OK) {
+        return NULL;
+    }
+    return sandbox->borrowed_text;
 }
 
 bool cps_sandbox_where(lua_State *state, int *number_out, int *line_out) {

@@ -33,6 +33,9 @@ cps_status cps_sandbox_call(cps_sandbox *sandbox, lua_CFunction body, void *cont
  * and pushes it; a chunk of a job (is_library false) takes a file number and its text is kept.
  * Returns that number, 0 for the library; raises on error. */
 int cps_sandbox_load_file(lua_State *state, const char *path, const char *shown, bool is_library);
+/* Whole text file, held by the sandbox until the next call; NULL with the failure on record. Does
+ * not raise. */
+const char *cps_sandbox_read_file(lua_State *state, const char *path, size_t *length_out);
 /* Name and text of a job's file, by number from 1; NULL beyond the last. */
 const char *cps_sandbox_file_name(const cps_sandbox *sandbox, int number);
 const char *cps_sandbox_file_text(const cps_sandbox *sandbox, int number, size_t *length_out);

@@ -1,0 +1,188 @@
+-- Rules over the whole resolved job: what one part of it demands of another.
+local check = require "copse.check"
+local text = require "copse.text"
+
+local rules = {}
+
+local function names_of(t)
+  local names = text.sorted_keys(t)
+  return #names > 0 and table.concat(names, ", ") or "none"
+end
+
+-- ---- names -----------------------------------------------------------------------------------------------------------------
+
+function rules.name(place, name)
+  if name and not name:find("^[%w_][%w_.-]*$") then
+    check.report(place, "should be letters, digits, '_', '-' and '.', not '%s'", name)
+  end
+end
+
+-- Names of a list of tables must differ.
+function rules.unique(list, place, what)
+  local first = {}
+  for i, element in ipairs(list) do
+    if element.name and first[element.name] then
+      check.report(check.child(place, i), "%s '%s' is there already, at [%d]: names must differ", what, element.name,
+        first[element.name])
+    elseif element.name then
+      first[element.name] = i
+    end
+  end
+end
+
+-- ---- streams and towers ------------------------------------------------------------------------------------------------------
+
+function rules.stream_exists(place, name, data)
+  if name and not data[name] then
+    check.report(place, "there is no stream '%s'%s; data has: %s", name, check.hint(name, text.sorted_keys(data)), names_of(data))
+    return false
+  end
+  return name ~= nil
+end
+
+-- Objectives make further towers ("ssl.teacher"), so the part before the dot counts.
+function rules.tower_exists(place, name, towers)
+  if name and not towers[name] and not towers[name:match("^[^.]*")] then
+    check.report(place, "there is no tower '%s'%s; the model has: %s", name, check.hint(name, text.sorted_keys(towers)),
+      names_of(towers))
+  end
+end
+
+-- rest_of: another stream, which is no remainder itself.
+function rules.rest_of(data, uses)
+  for _, use in ipairs(uses) do
+    if rules.stream_exists(use.place, use.name, data) then
+      local other = data[use.name]
+      if use.name == use.stream then
+        check.report(use.place, "stream '%s' cannot be the rest of itself", use.name)
+      elseif other.rest_of then
+        check.report(use.place, "stream '%s' is the rest of '%s' itself: name a stream that is drawn", use.name, other.rest_of)
+      end
+    end
+  end
+end
+
+-- ---- stages ------------------------------------------------------------------------------------------------------------------
+
+local function length(stage, place, fits)
+  local epochs, steps = stage.epochs or 0, stage.steps or 0
+  if epochs > 0 and steps > 0 then
+    check.report(place, "has epochs = %d and steps = %d: give one of them", epochs, steps)
+  elseif epochs == 0 and steps == 0 and not fits then
+    check.report(place, "lacks its length: give epochs = N or steps = N")
+  end
+  return epochs > 0 or steps > 0
+end
+
+local function batch(stage, place)
+  local global_batch, grain = stage.global_batch, stage.grain
+  if not global_batch or not grain then return end
+  if global_batch == 0 then
+    check.report(place, "lacks 'global_batch': the samples of one step over all ranks")
+  elseif global_batch % grain ~= 0 then
+    local below = math.max(global_batch // grain, 1) * grain
+    check.report(check.child(place, "global_batch"), "%d is not divisible by grain %d: take %d or %d, or another grain",
+      global_batch, grain, below, below + grain)
+  end
+end
+
+local function ordered(place, pair, key)
+  if pair and pair[1] and pair[2] and pair[1] > pair[2] then
+    check.report(check.child(place, key), "should be the smaller number first, not { %s, %s }", text.number(pair[1]),
+      text.number(pair[2]))
+  end
+end
+
+local function schedule(stage, place, explicit)
+  local own = stage.schedule
+  if not own or not stage.optimizer then return end
+  if type(stage.optimizer.lr) == "table" and explicit and (own.kind ~= "constant" or own.warmup_steps ~= 0) then
+    check.report(check.child(place, "schedule"),
+      "the optimizer's lr gives every step its rate already: leave out copse.%s, or give lr a number", own.kind)
+  end
+  if (stage.steps or 0) > 0 and (own.warmup_steps or 0) > stage.steps then
+    check.report(check.child(place, "schedule"), "warmup_steps = %d is more than the stage's steps = %d", own.warmup_steps,
+      stage.steps)
+  end
+end
+
+-- fits: an objective of the stage learns by `fit`; explicit: the job gave a schedule.
+function rules.stage(stage, place, fits, explicit)
+  rules.name(check.child(place, "name"), stage.name)
+  ordered(place, stage.crop, "crop")
+  ordered(place, stage.aspect, "aspect")
+  if length(stage, place, fits) then
+    batch(stage, place)
+    if not stage.optimizer then
+      check.report(place, "lacks 'optimizer': write  optimizer = copse.adamw { lr = ... }")
+    end
+    schedule(stage, place, explicit)
+  end
+  local known = {}
+  for _, objective in ipairs(stage.objectives) do known[objective.name] = true end
+  if stage.embed and not known[stage.embed] and next(known) then
+    check.report(check.child(place, "embed"), "there is no objective '%s' in this stage%s; it has: %s", stage.embed,
+      check.hint(stage.embed, text.sorted_keys(known)), names_of(known))
+  end
+end
+
+-- ---- evaluations -------------------------------------------------------------------------------------------------------------
+
+local function add_metrics(metrics, evaluation)
+  for _, key in ipairs(host.kinds[evaluation.kind].metrics) do
+    local name = evaluation.name .. "." .. key
+    if key:find("{k}", 1, true) then
+      local ks = type(evaluation.k) == "table" and evaluation.k or { evaluation.k }
+      for _, k in ipairs(ks) do metrics[(name:gsub("{k}", text.number(k)))] = true end
+    else
+      metrics[name] = true
+    end
+  end
+end
+
+-- Names of the metrics that evaluations produce; "val.loss_*" stands for any ending.
+function rules.metrics(evaluations)
+  local metrics = {}
+  for _, evaluation in ipairs(evaluations) do
+    if evaluation.name then add_metrics(metrics, evaluation) end
+  end
+  return metrics
+end
+
+function rules.metric_exists(place, name, metrics)
+  if not name or metrics[name] then return end
+  for known in next, metrics do
+    if known:sub(-1) == "*" and name:sub(1, #known - 1) == known:sub(1, -2) and #name >= #known then return end
+  end
+  check.report(place, "no evaluation gives the metric '%s'%s; there are: %s", name, check.hint(name, text.sorted_keys(metrics)),
+    names_of(metrics))
+end
+
+function rules.evaluation(evaluation, place, stage_names)
+  local name = evaluation.name
+  if name and not name:find("^[%w_][%w_-]*$") then
+    check.report(check.child(place, "name"), "should be letters, digits, '_' and '-', not '%s'", name)
+  end
+  for i, stage in ipairs(evaluation.stages or {}) do
+    if not stage_names[stage] then
+      check.report(check.child(check.child(place, "stages"), i), "there is no stage '%s'%s; there are: %s", stage,
+        check.hint(stage, text.sorted_keys(stage_names)), names_of(stage_names))
+    end
+  end
+  for i, template in ipairs(evaluation.templates or {}) do
+    local _, places = template:gsub("{}", "")
+    if places ~= 1 then
+      check.report(check.child(check.child(place, "templates"), i), "should hold {} once, where the class name goes: '%s'",
+        template)
+    end
+  end
+  if evaluation.kind == "retrieval" then
+    for i, k in ipairs(evaluation.k or {}) do
+      if not math.tointeger(k) then
+        check.report(check.child(check.child(place, "k"), i), "should be a whole number, not %s", text.number(k))
+      end
+    end
+  end
+end
+
+return rules
