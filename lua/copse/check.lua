@@ -253,7 +253,9 @@ end
 local function row_names(rows, also)
   local names = {}
   for _, row in ipairs(rows) do names[#names + 1] = row.name end
-  for key in next, also do names[#names + 1] = key end
+  for key in next, also do
+    if type(key) == "string" then names[#names + 1] = key end
+  end
   table.sort(names)
   return names
 end

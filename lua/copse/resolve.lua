@@ -99,6 +99,14 @@ end
 
 -- ---- model and tokenizer -------------------------------------------------------------------------------------------------------
 
+local function preset_exists(name, place)
+  for _, preset in ipairs(host.presets) do
+    if preset == name then return end
+  end
+  check.report(place, "there is no preset '%s'%s; there are: %s", name, check.hint(name, host.presets),
+    table.concat(host.presets, ", "))
+end
+
 -- A tower of its own, or (partial) what differs from the preset's.
 local function tower(value, place, partial)
   local kind = check.kind("tower", place)
@@ -134,6 +142,7 @@ local function model(value, place)
   place = enter(place, origin)
   local result = check.rows(kind.rows, value, place,
     { also = { image = true, text = true, towers = true }, paths = { weights = true } })
+  if result.preset then preset_exists(result.preset, child(place, "preset")) end
   for _, name in ipairs { "image", "text" } do
     if value[name] ~= nil then result[name] = tower(value[name], child(place, name), true) end
   end

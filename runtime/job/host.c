@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/options.h"
+#include "model/model.h"
 
 enum { PATH_BYTES = 4096 };
 
@@ -222,6 +223,8 @@ static void push_facts(lua_State *state, const cps_job_host *host) {
     set_string(state, "path", host->path);
     set_string(state, "folder", host->folder);
     set_string(state, "lua_folder", host->lua_folder);
+    push_strings(state, cps_model_presets());
+    lua_setfield(state, -2, "presets");
     lua_newtable(state);
     for (const cps_job_rows *kind = setup->rows; kind && kind->kind; kind++) {
         push_kind(state, kind);
