@@ -1,4 +1,5 @@
-/* Inside of towers, shared by tower.c, image_tower.c and text_tower.c; nobody else includes it. */
+/* Inside of towers, shared by tower.c, image_tower.c and text_tower.c; weights.c looks up roles in
+ * it. Nobody else includes it. */
 #ifndef CPS_MODEL_TOWER_PARTS_H
 #define CPS_MODEL_TOWER_PARTS_H
 
