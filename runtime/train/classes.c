@@ -1,0 +1,140 @@
+/* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record order. */
+#include "train/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/numeric.h"
+
+/* A set of strings that remembers the order of first sight. */
+typedef struct class_set {
+    const char **names;
+    int64_t count, capacity;
+    int64_t *slots; /* open addressing: index into names, -1 empty */
+    int64_t slot_count;
+} class_set;
+
+static bool grow(class_set *set)
+{
+    if (set->count < set->capacity) {
+        return true;
+    }
+    const int64_t capacity = set->capacity == 0 ? 256 : 2 * set->capacity;
+    const char **names = realloc(set->names, (size_t)capacity * sizeof *names);
+    if (names == NULL) {
+        return false;
+    }
+    set->names = names;
+    set->capacity = capacity;
+    free(set->slots);
+    set->slot_count = 4 * capacity;
+    set->slots = malloc((size_t)set->slot_count * sizeof *set->slots);
+    if (set->slots == NULL) {
+        return false;
+    }
+    memset(set->slots, 0xff, (size_t)set->slot_count * sizeof *set->slots);
+    for (int64_t i = 0; i < set->count; i++) {
+        int64_t at = (int64_t)(cps_hash64_text(names[i]) % (uint64_t)set->slot_count);
+        while (set->slots[at] >= 0) {
+            at = (at + 1) % set->slot_count;
+        }
+        set->slots[at] = i;
+    }
+    return true;
+}
+
+static bool insert(class_set *set, cps_arena *arena, const char *name)
+{
+    if (!grow(set)) {
+        return false;
+    }
+    int64_t at = (int64_t)(cps_hash64_text(name) % (uint64_t)set->slot_count);
+    while (set->slots[at] >= 0) {
+        if (strcmp(set->names[set->slots[at]], name) == 0) {
+            return true;
+        }
+        at = (at + 1) % set->slot_count;
+    }
+    char *copy = cps_arena_strdup(arena, name);
+    if (copy == NULL) {
+        return false;
+    }
+    set->names[set->count] = copy;
+    set->slots[at] = set->count++;
+    return true;
+}
+
+/* Value of a record for the key: the label's name, or the fields of "a/b/c" joined by '/'. False: no value. */
+static bool record_value(const cps_place *place, const char *key, char *text, size_t bytes)
+{
+    if (strcmp(key, "label") == 0) {
+        const int32_t label = cps_shard_has_labels(place->shard) ? cps_shard_label(place->shard, place->record) : -1;
+        if (label < 0) {
+            return false;
+        }
+        snprintf(text, bytes, "%s", cps_shard_class_name(place->shard, label));
+        return true;
+    }
+    size_t used = 0;
+    bool any = false;
+    text[0] = '\0';
+    for (const char *at = key; *at != '\0';) {
+        const size_t length = strcspn(at, "/");
+        char field_name[128];
+        snprintf(field_name, sizeof field_name, "%.*s", (int)length, at);
+        const int64_t field = cps_shard_field(place->shard, field_name);
+        const bool has = field >= 0 && cps_shard_text_count(place->shard, field, place->record) > 0;
+        const char *value = has ? cps_shard_text(place->shard, field, place->record, 0) : "";
+        any = any || value[0] != '\0';
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s", at == key ? "" : "/", value);
+        if (used >= bytes) {
+            return any;
+        }
+        at += length;
+        at += *at == '/';
+    }
+    return any;
+}
+
+cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
+{
+    cps_stage_plan *plan = setup->plan;
+    if (setup->status != CPS_OK) {
+        return setup->status;
+    }
+    const cps_stream *records = NULL;
+    for (int32_t i = 0; i < plan->run_stream_count; i++) {
+        if (strcmp(plan->run_streams[i].name, stream) == 0) {
+            records = plan->run_streams[i].stream;
+        }
+    }
+    if (records == NULL) {
+        return cps_service_fail(&setup->status, setup->message, CPS_ERR_USAGE, "classes of '%s': the job's data has no such stream", stream);
+    }
+    class_set set = {0};
+    char text[4096];
+    cps_status status = CPS_OK;
+    for (int64_t i = 0; i < cps_stream_records(records) && status == CPS_OK; i++) {
+        cps_place place;
+        cps_stream_stored(records, i, &place);
+        if (record_value(&place, key, text, sizeof text) && !insert(&set, plan->arena, text)) {
+            status = cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
+        }
+    }
+    if (status == CPS_OK && set.count == 0) {
+        status = cps_service_fail(&setup->status, setup->message, CPS_ERR_DATA, "stream '%s' has no value of '%s' in any record; pack it with that column", stream, key);
+    }
+    if (status == CPS_OK) {
+        const char **names = cps_arena_alloc(plan->arena, (size_t)set.count * sizeof *names);
+        if (names == NULL) {
+            status = cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "%s", cps_fail_message());
+        } else {
+            memcpy(names, set.names, (size_t)set.count * sizeof *names);
+            *classes_out = (cps_classes){set.count, names};
+        }
+    }
+    free(set.names);
+    free(set.slots);
+    return status;
+}
