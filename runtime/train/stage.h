@@ -180,13 +180,16 @@ typedef struct cps_stage_context {
     uint64_t seed;
     int64_t parts;
     int32_t index;
+    int64_t text_context; /* positions of a text */
+    int64_t steps;        /* of the stage; 0 on the first, trial creation, which finds them out */
     /* Makes the caption stream of a run stream. */
     cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
     void *context;
 } cps_stage_context;
 
 /* Creates the instances (declaring their parameters in the model) and unites what they want. USAGE with the key path. Local and
- * deterministic: every rank does the same. total_steps: the caller knows steps from cps_stage_steps first. */
+ * deterministic: every rank does the same. Steps follow from the clock stream, which the objectives choose, while schedules of options want
+ * the steps: so a stage is created on trial first (functions tabulated over one step), for its steps, then for good. */
 cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context, cps_arena *arena, cps_stage_plan **plan_out) CPS_MUST_CHECK;
 void cps_stage_plan_destroy(cps_stage_plan *plan);
 /* Rows a grain of stream `name`: options.rows or the grain. */
@@ -223,7 +226,6 @@ struct cps_grain {
     int32_t owner; /* instance at work */
     cps_tape *tape;
     const cps_batch *batch;
-    const uint8_t *unused;
     cps_step_info info;
     cps_view_rows views[CPS_STAGE_VIEWS];
     cps_tensor *annotations[CPS_STAGE_VIEWS];
