@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 20480 };
+enum { LINE_BYTES = 20480, ONCE_MAX = 256 };
 
 static struct {
     pthread_mutex_t lock;
@@ -17,6 +17,8 @@ static struct {
     int rank;
     bool every_rank;
     bool live; /* a live line stands on the terminal */
+    int once_count;
+    uint64_t once[ONCE_MAX]; /* texts that were shown by cps_log_once */
 } log_state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = CPS_LOG_INFO};
 
 void cps_log_setup(cps_log_level level, int rank, bool every_rank) {
@@ -71,6 +73,25 @@ void cps_log(cps_log_level level, const char *format, ...) {
         fflush(stderr);
     }
     pthread_mutex_unlock(&log_state.lock);
+}
+
+void cps_log_once(cps_log_level level, const char *text) {
+    uint64_t key = 14695981039346656037u; /* FNV-1a, 64 bits */
+    for (const char *at = text; *at != '\0'; at++) {
+        key = (key ^ (uint8_t)*at) * 1099511628211u;
+    }
+    bool seen = false;
+    pthread_mutex_lock(&log_state.lock);
+    for (int i = 0; i < log_state.once_count && !seen; i++) {
+        seen = log_state.once[i] == key;
+    }
+    if (!seen && log_state.once_count < ONCE_MAX) {
+        log_state.once[log_state.once_count++] = key;
+    }
+    pthread_mutex_unlock(&log_state.lock);
+    if (!seen) {
+        cps_log(level, "%s", text);
+    }
 }
 
 void cps_log_live(const char *line) {

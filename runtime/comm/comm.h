@@ -59,11 +59,11 @@ void cps_exchange_finish(
 
 /* Nonblocking allgatherv in place over the ranks, driven by polls, for weights after the update.
  * One at a time per id. */
-typedef struct cps_gather cps_gather;
+typedef struct cps_pending_gather cps_pending_gather;
 cps_status cps_gather_begin(cps_comm *comm, const char *place, void *all, const int64_t *bytes,
-                            cps_gather **gather_out) CPS_MUST_CHECK;
-bool cps_gather_poll(cps_gather *gather);   /* true when complete */
-void cps_gather_finish(cps_gather *gather); /* waits and frees */
+                            cps_pending_gather **gather_out) CPS_MUST_CHECK;
+bool cps_gather_poll(cps_pending_gather *gather);   /* true when complete */
+void cps_gather_finish(cps_pending_gather *gather); /* waits and frees */
 
 /* Bytes this rank has sent and received since start. */
 void cps_comm_traffic(const cps_comm *comm, uint64_t *sent_out, uint64_t *received_out);

@@ -25,7 +25,7 @@ typedef struct cps_whereabouts {
 struct cps_comm {
     MPI_Comm world;    /* collectives and our own small messages */
     MPI_Comm transfer; /* cps_exchange of users: their tags */
-    MPI_Comm gather;   /* cps_gather */
+    MPI_Comm gather;   /* cps_pending_gather */
     int32_t rank, size, local_rank, local_size;
     char (*hosts)[CPS_HOST_BYTES]; /* [size] */
     int *counts, *offsets;         /* [size], of MPI_Allgatherv */
@@ -51,7 +51,7 @@ struct cps_comm {
     bool watchdog_on, watchdog_quit; /* under `lock` */
     double watchdog_seconds;
 
-    cps_gather *spare_gathers; /* ended ones, kept for reuse */
+    cps_pending_gather *spare_gathers; /* ended ones, kept for reuse */
     int32_t gather_tag;
 
     char fault_site[32]; /* "" without CPS_FAULT */

@@ -24,9 +24,9 @@ struct cps_exchange {
     transfers set;
 };
 
-struct cps_gather {
+struct cps_pending_gather {
     transfers set;
-    cps_gather *next_spare;
+    cps_pending_gather *next_spare;
 };
 
 static void free_transfers(transfers *set) {
@@ -203,8 +203,8 @@ void cps_exchange_finish(cps_exchange *exchange) {
  * --------------------------------------------------------------------------------------------------------
  */
 
-static cps_gather *take_gather(cps_comm *comm) {
-    cps_gather *gather = comm->spare_gathers;
+static cps_pending_gather *take_gather(cps_comm *comm) {
+    cps_pending_gather *gather = comm->spare_gathers;
     if (gather != NULL) {
         comm->spare_gathers = gather->next_spare;
         return gather;
@@ -218,7 +218,7 @@ static cps_gather *take_gather(cps_comm *comm) {
     return gather;
 }
 
-static void give_gather(cps_gather *gather) {
+static void give_gather(cps_pending_gather *gather) {
     cps_comm *comm = gather->set.comm;
     gather->next_spare = comm->spare_gathers;
     comm->spare_gathers = gather;
@@ -226,7 +226,7 @@ static void give_gather(cps_gather *gather) {
 
 void cps_gather_free_spares(cps_comm *comm) {
     while (comm->spare_gathers != NULL) {
-        cps_gather *gather = comm->spare_gathers;
+        cps_pending_gather *gather = comm->spare_gathers;
         comm->spare_gathers = gather->next_spare;
         free_transfers(&gather->set);
         free(gather);
@@ -234,8 +234,8 @@ void cps_gather_free_spares(cps_comm *comm) {
 }
 
 cps_status cps_gather_begin(cps_comm *comm, const char *place, void *all, const int64_t *bytes,
-                            cps_gather **gather_out) {
-    cps_gather *gather = take_gather(comm);
+                            cps_pending_gather **gather_out) {
+    cps_pending_gather *gather = take_gather(comm);
     if (gather == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the gather '%s'", place);
     }
@@ -261,12 +261,12 @@ cps_status cps_gather_begin(cps_comm *comm, const char *place, void *all, const 
     return CPS_OK;
 }
 
-bool cps_gather_poll(cps_gather *gather) {
+bool cps_gather_poll(cps_pending_gather *gather) {
     poll(&gather->set);
     return gather->set.active == 0;
 }
 
-void cps_gather_finish(cps_gather *gather) {
+void cps_gather_finish(cps_pending_gather *gather) {
     finish(&gather->set);
     give_gather(gather);
 }

@@ -2,6 +2,7 @@
 #include "train/stage.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/hash.h"

@@ -3,6 +3,7 @@
 #include "train/grain.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/numeric.h"

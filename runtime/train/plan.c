@@ -1,6 +1,7 @@
 /* A stage's plan: instances are created (they declare parameters and views), streams and steps follow. */
 #include "train/stage.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/numeric.h"

@@ -7,7 +7,9 @@
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/file.h"
 #include "base/numeric.h"
@@ -333,7 +335,6 @@ static void begin_global(cps_step *step, cps_tape *tape)
  * in the agreement that begins their next collective operation, or in the one after the loss. */
 static cps_status whole_loss(cps_step *step)
 {
-    const uint64_t failures = cps_agree_failures(step->comm);
     cps_tape *tape = step->loss_tape;
     begin_global(step, tape);
     cps_global *global = &step->global;
@@ -345,7 +346,7 @@ static cps_status whole_loss(cps_step *step)
         status = run_losses(step, tape);
     }
     /* A failure that was agreed inside an operation is known to all ranks: agreeing again would meet nobody. */
-    if (cps_agree_failures(step->comm) == failures) {
+    if (cps_agreed_code(step->comm) == CPS_OK) {
         status = cps_agree(step->comm, "loss", status);
     }
     return status;
@@ -353,7 +354,6 @@ static cps_status whole_loss(cps_step *step)
 
 static cps_status loss_backward(cps_step *step)
 {
-    const uint64_t failures = cps_agree_failures(step->comm);
     cps_tape *tape = step->loss_tape;
     cps_global *global = &step->global;
     cps_real weights[CPS_STAGE_TERMS];
@@ -364,7 +364,7 @@ static cps_status loss_backward(cps_step *step)
         }
     }
     cps_status status = cps_backward(tape, NULL, 0.0);
-    if (cps_agree_failures(step->comm) == failures) {
+    if (cps_agreed_code(step->comm) == CPS_OK) {
         status = cps_agree(step->comm, "backward of the loss", status);
     }
     CPS_TRY(status);
@@ -538,7 +538,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
         raise(SIGKILL);
     }
     while (cps_fault_here(step->comm, "hang", data_step)) {
-        cps_sleep(1.0);
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
     }
     CPS_TRY(compute(step, &result));
     result.skipped = !result.norms.finite || !isfinite(result.loss);

@@ -100,9 +100,9 @@ static void test_gathers(cps_comm *comm, bool lonely) {
         before += bytes[r];
     }
     memcpy(all + before, own, (size_t)bytes[rank]);
-    cps_gather *gather = NULL;
+    cps_pending_gather *gather = NULL;
     CHECK(cps_gather_begin(comm, "gather", all, bytes, &gather) == CPS_OK);
-    cps_gather *second = NULL; /* two at once, ended in the other order */
+    cps_pending_gather *second = NULL; /* two at once, ended in the other order */
     unsigned char *again = calloc((size_t)total + 1, 1);
     memcpy(again + before, own, (size_t)bytes[rank]);
     CHECK(cps_gather_begin(comm, "second gather", again, bytes, &second) == CPS_OK);
