@@ -1,0 +1,82 @@
+/* Plain CLIP: the symmetric softmax contrastive loss over the global batch (Radford et al. 2021, arXiv:2103.00020), the
+ * baseline that the other objectives are measured against. clip.md has the formulas. */
+#include <math.h>
+#include <stddef.h>
+
+#include "copse_objective.h"
+
+typedef struct clip_options {
+    const char *image, *text, *stream;
+    double init_scale, max_scale;
+} clip_options;
+
+static const cps_option options[] = {
+    {.name = "image", .kind = CPS_OPT_TOWER, .default_text = "image", .help = "image tower", .offset = offsetof(clip_options, image)},
+    {.name = "text", .kind = CPS_OPT_TOWER, .default_text = "text", .help = "text tower", .offset = offsetof(clip_options, text)},
+    {.name = "stream", .kind = CPS_OPT_STREAM, .default_text = "paired", .help = "stream of image-text pairs", .offset = offsetof(clip_options, stream)},
+    {.name = "init_scale", .kind = CPS_OPT_NUMBER, .default_text = "14.285714285714286", .minimum = 1e-3, .maximum = 1e6,
+     .help = "initial scale of the similarities, 1/temperature, where no weights give one", .offset = offsetof(clip_options, init_scale)},
+    {.name = "max_scale", .kind = CPS_OPT_NUMBER, .default_text = "100", .minimum = 1.0, .maximum = 1e6,
+     .help = "the scale is kept in [1, max_scale]", .offset = offsetof(clip_options, max_scale)},
+    {.name = NULL},
+};
+
+typedef struct clip {
+    int32_t image, text, log_scale; /* ids */
+} clip;
+
+static cps_status create(cps_setup *setup, const void *values, void **self_out) {
+    const clip_options *wanted = values;
+    clip *self = cps_setup_alloc(setup, sizeof *self);
+    const char *stream = cps_setup_stream(setup, wanted->stream);
+    if (self == NULL || stream == NULL) {
+        return CPS_ERR_USAGE;
+    }
+    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = wanted->image, .stream = stream, .outputs = CPS_FEATURE});
+    self->text = cps_setup_view(setup, &(cps_view){.name = "text", .tower = wanted->text, .stream = stream, .outputs = CPS_FEATURE});
+    self->log_scale = cps_setup_parameter(setup, &(cps_parameter){.name = "logit_scale", .fill = CPS_FILL_CONSTANT, .a = log(wanted->init_scale),
+                                                                 .bounded = true, .minimum = 0.0, .maximum = log(wanted->max_scale)});
+    cps_setup_embed(setup, CPS_SIDE_IMAGE, wanted->image, CPS_FEATURE, false);
+    cps_setup_embed(setup, CPS_SIDE_TEXT, wanted->text, CPS_FEATURE, false);
+    *self_out = self;
+    return CPS_OK;
+}
+
+static cps_status head(const void *values, cps_grain *grain, cps_tape *tape) {
+    const clip *self = values;
+    cps_emit(grain, "image", self->image, cps_grain_output(grain, self->image, CPS_FEATURE));
+    cps_emit(grain, "text", self->text, cps_grain_output(grain, self->text, CPS_FEATURE));
+    return cps_tape_status(tape);
+}
+
+static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
+    const clip *self = values;
+    cps_tensor *term = cps_softmax_contrastive(tape, cps_global_rows(global, "image"), cps_global_rows(global, "text"),
+                                               cps_global_parameter(global, self->log_scale), NULL);
+    cps_global_term(global, "contrastive", term, 1.0);
+    return cps_tape_status(tape);
+}
+
+static cps_status embed(const void *values, cps_embed *side, cps_tape *tape) {
+    (void)values;
+    cps_embed_component(side, cps_embed_output(side, CPS_FEATURE), 1.0);
+    return cps_tape_status(tape);
+}
+
+static const cps_objective objectives[] = {{
+    .name = "clip",
+    .help = "Symmetric softmax contrastive loss over the global batch (CLIP).",
+    .options = options,
+    .options_bytes = sizeof(clip_options),
+    .create = create,
+    .head = head,
+    .loss = loss,
+    .embed = embed,
+}};
+static const cps_plugin_info info = CPS_PLUGIN_INFO(objectives);
+
+CPS_EXPORT const cps_plugin_info *cps_plugin(const cps_host *host);
+CPS_EXPORT const cps_plugin_info *cps_plugin(const cps_host *host) {
+    (void)host;
+    return &info;
+}
