@@ -199,10 +199,10 @@ cps_status cps_comm_start(int *argc, char ***argv, cps_comm **comm_out) {
     learn_hosts(comm);
     cps_agree_install_panic(comm);
     const cps_status own = cps_fault_parse(comm, getenv("CPS_FAULT"));
-    const cps_status status = cps_agree(comm, "start", own);
-    if (status != CPS_OK) {
+    if (cps_agree(comm, "start", own) != CPS_OK) {
+        const cps_status code = comm->agreed_code; /* nobody can ask for it later: all return it */
         cps_comm_end(comm);
-        return status;
+        return code;
     }
     *comm_out = comm;
     return CPS_OK;

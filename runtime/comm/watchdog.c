@@ -11,7 +11,13 @@
 #include "comm/agree.h"
 #include "comm/comm_private.h"
 
-static const double courtesy_seconds = 2;
+/* How much longer than the limit this rank waits before it speaks. */
+static double courtesy_seconds(const cps_comm *comm) {
+    if (!comm->where.inside) {
+        return 0;
+    }
+    return comm->rank == 0 ? 1 : 2;
+}
 
 /* ": rank 2 (node7), rank 3 (node7) did not come" for rank 0 in an agreement, else "". */
 static void name_missing(const cps_comm *comm, char *text, size_t bytes) {
@@ -69,8 +75,7 @@ static void *watch(void *argument) {
     pthread_mutex_lock(&comm->lock);
     while (!comm->watchdog_quit) {
         doze(comm, period);
-        const bool waits = comm->where.inside && comm->rank != 0;
-        const double allowed = limit + (waits ? courtesy_seconds : 0);
+        const double allowed = limit + courtesy_seconds(comm);
         if (!comm->watchdog_quit && cps_seconds() - comm->where.since > allowed) {
             const cps_whereabouts where = comm->where;
             pthread_mutex_unlock(&comm->lock);
