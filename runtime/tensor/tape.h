@@ -25,6 +25,9 @@ void cps_tape_destroy(cps_tape *tape);
  * stack in one arena and go in reverse order: the tapes of a step that are kept, a plain tape inside a recording one. */
 void cps_tape_reset(cps_tape *tape);
 cps_status cps_tape_status(const cps_tape *tape);
+/* The failure came out of an agreement of all ranks inside a collective operation (gather, ...): all tapes have failed, and the
+ * caller must not agree on it a second time. */
+bool cps_tape_failure_agreed(const cps_tape *tape);
 cps_tape_mode cps_tape_get_mode(const cps_tape *tape);
 bool cps_tape_computes(const cps_tape *tape); /* false in PLAN mode and after a failure */
 cps_arena *cps_tape_arena(cps_tape *tape);
@@ -62,6 +65,10 @@ struct cps_node {
 /* Records `node` (copied) if the tape records or plans and some input needs a gradient; marks the outputs accordingly and
  * returns true then. When false, `saved` need not be filled. Call before computing, so that work for backward can be skipped. */
 bool cps_tape_record(cps_tape *tape, const cps_node *node);
+/* Whether cps_tape_record would say true for these inputs (NULL entries allowed): asked before saving what only backward needs. */
+bool cps_tape_will_record(const cps_tape *tape, int32_t count, cps_tensor *const *inputs);
+/* A tensor over memory that lives as long as the tape's recording (views of other tensors): no bytes of its own. */
+cps_tensor *cps_tape_view(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, void *data);
 /* Gradient that arrived at an output (all zero if none did: then the node is skipped and this is not called). */
 const cps_real *cps_node_grad(const cps_tensor *output);
 /* Where to put an input's gradient: NULL if none is asked; *fresh_out true: overwrite all of it, false: add to it. Call once a

@@ -1,0 +1,253 @@
+/* Cuts products into tiles and runs them on the pool. The cut depends on M, N and K alone; K is never cut. A tile of some
+ * 400 x 768 costs BLAS no more than the whole product (its packing is amortised), is small enough for the L2 cache, so that an epilogue finds it
+ * there, and gives several threads even work. */
+#include "tensor/gemm.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/numeric.h"
+#include "base/pool.h"
+#include "tensor/gemm_engine.h"
+#include "tensor/tape.h"
+
+/* Process-wide, as the engine is: the precision, and the totals of cps_product_time. */
+static bool bf16;
+static _Atomic int64_t product_nanoseconds, product_kiloflop;
+
+int64_t cps_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void cps_gemm_start(void) {
+    cps_openblas_start();
+}
+
+const char *cps_gemm_core_name(void) {
+    return cps_openblas_core();
+}
+
+cps_status cps_gemm_set_precision(const char *precision) {
+    if (strcmp(precision, "fp32") == 0) {
+        bf16 = false;
+        return CPS_OK;
+    }
+    if (strcmp(precision, "bf16") != 0) {
+        return cps_fail(CPS_ERR_USAGE, "precision '%s' is unknown; \"fp32\" and \"bf16\" exist", precision);
+    }
+    CPS_TRY(cps_onednn_start());
+    bf16 = true;
+    return CPS_OK;
+}
+
+const char *cps_gemm_precision(void) {
+    return bf16 ? "bf16" : "fp32";
+}
+
+/* ---- one tile ---------------------------------------------------------------------------------------------------------------- */
+/* k = 0, which BLAS libraries treat differently: C = beta C, and beta = 0 writes zeros whatever C held. */
+static void scale_only(const cps_product *p) {
+    for (int64_t i = 0; i < p->m; i++) {
+        for (int64_t j = 0; j < p->n; j++) {
+            cps_real *c = p->c + i * p->ldc + j;
+            *c = p->beta == 0.0 ? (cps_real)0 : (cps_real)(p->beta * (double)*c);
+        }
+    }
+}
+
+static void product_serial(const cps_product *p) {
+    if (p->m == 0 || p->n == 0) {
+        return;
+    }
+    if (p->k == 0) {
+        scale_only(p);
+    } else if (bf16 && !p->exact) {
+        cps_onednn_bf16(p);
+    } else {
+        cps_openblas_real(p);
+    }
+}
+
+/* ---- cutting ----------------------------------------------------------------------------------------------------------------- */
+typedef struct cut {
+    int64_t rows, columns;            /* of a tile */
+    int64_t row_count, column_count;  /* tiles */
+} cut;
+
+static int64_t piece_size(int64_t extent, int64_t pieces, int64_t multiple) {
+    return cps_ceil_div(cps_ceil_div(extent, pieces), multiple) * multiple;
+}
+
+/* Multiples of 16 rows and columns keep the kernels of BLAS on whole registers. */
+static cut cut_product(int64_t m, int64_t n, int64_t k) {
+    enum { ROWS = 400, COLUMNS = 768, LEAST = 96 };
+    const double worth = 2.5e7; /* flop of a tile that is worth a task */
+    int64_t down = cps_max_i64(1, cps_ceil_div(m, ROWS));
+    int64_t across = cps_max_i64(1, cps_ceil_div(n, COLUMNS));
+    /* Few tiles leave threads without work: halve the longer side while halves are still worth it. */
+    while (down * across < 8) {
+        const bool rows = m / down >= n / across;
+        const double flop = 2.0 * (double)m * (double)n * (double)k / (double)(2 * down * across);
+        if (flop < worth || (rows ? m / (2 * down) : n / (2 * across)) < LEAST) {
+            break;
+        }
+        down *= rows ? 2 : 1;
+        across *= rows ? 1 : 2;
+    }
+    cut c = {.rows = piece_size(m, down, 16), .columns = piece_size(n, across, 16)};
+    c.row_count = c.rows == 0 ? 0 : cps_ceil_div(m, c.rows);
+    c.column_count = c.columns == 0 ? 0 : cps_ceil_div(n, c.columns);
+    return c;
+}
+
+typedef struct tiles {
+    const cps_product *products;
+    cut cuts[CPS_PRODUCTS_MAX];
+    int64_t first[CPS_PRODUCTS_MAX + 1]; /* task numbers */
+    int32_t count;
+    _Atomic int64_t product_ns, all_ns; /* of all tasks: products, and with their epilogues */
+} tiles;
+
+static void run_tile(void *context, int64_t index) {
+    tiles *all = context;
+    int32_t which = 0;
+    while (index >= all->first[which + 1]) {
+        which++;
+    }
+    const cut *c = &all->cuts[which];
+    const int64_t task = index - all->first[which];
+    /* Down first: neighbours share their part of B. */
+    const int64_t row = task % c->row_count * c->rows, column = task / c->row_count * c->columns;
+    cps_product p = all->products[which];
+    const int64_t row_end = cps_min_i64(row + c->rows, p.m), column_end = cps_min_i64(column + c->columns, p.n);
+    p.a += p.transpose_a ? row : row * p.lda;
+    p.b += p.transpose_b ? column * p.ldb : column;
+    p.c += row * p.ldc + column;
+    p.m = row_end - row;
+    p.n = column_end - column;
+    const int64_t start = cps_nanoseconds();
+    product_serial(&p);
+    const int64_t end = cps_nanoseconds();
+    if (p.epilogue != NULL) {
+        p.epilogue(p.context, row, row_end, column, column_end);
+    }
+    atomic_fetch_add_explicit(&all->product_ns, end - start, memory_order_relaxed);
+    atomic_fetch_add_explicit(&all->all_ns, (p.epilogue != NULL ? cps_nanoseconds() : end) - start, memory_order_relaxed);
+}
+
+void cps_product_account(double seconds, int64_t product_ns, int64_t all_ns, double flop) {
+    const double share = all_ns > 0 ? (double)product_ns / (double)all_ns : 1.0;
+    atomic_fetch_add(&product_nanoseconds, (int64_t)(1e9 * seconds * share));
+    atomic_fetch_add(&product_kiloflop, (int64_t)(1e-3 * flop + 0.5));
+}
+
+void cps_products(int32_t count, const cps_product *products) {
+    CPS_BUG_IF(count > CPS_PRODUCTS_MAX);
+    tiles all = {.products = products, .count = count};
+    double flop = 0.0;
+    for (int32_t i = 0; i < count; i++) {
+        const cps_product *p = &products[i];
+        all.cuts[i] = cut_product(p->m, p->n, p->k);
+        all.first[i + 1] = all.first[i] + all.cuts[i].row_count * all.cuts[i].column_count;
+        flop += 2.0 * (double)p->m * (double)p->n * (double)p->k;
+    }
+    for (int32_t i = count; i < CPS_PRODUCTS_MAX; i++) {
+        all.first[i + 1] = all.first[i];
+    }
+    const int64_t start = cps_nanoseconds();
+    cps_parallel(all.first[count], run_tile, &all);
+    cps_product_account(1e-9 * (double)(cps_nanoseconds() - start), atomic_load(&all.product_ns),
+                        atomic_load(&all.all_ns), flop);
+}
+
+void cps_product_time(double *seconds_out, double *flop_out) {
+    *seconds_out = 1e-9 * (double)atomic_load(&product_nanoseconds);
+    *flop_out = 1e3 * (double)atomic_load(&product_kiloflop);
+}
+
+/* ---- the doors of gemm.h ----------------------------------------------------------------------------------------------------- */
+static cps_product describe(bool exact, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
+                            const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c,
+                            int64_t ldc) {
+    return (cps_product){.exact = exact,
+                         .transpose_a = transpose_a,
+                         .transpose_b = transpose_b,
+                         .m = m,
+                         .n = n,
+                         .k = k,
+                         .alpha = alpha,
+                         .beta = beta,
+                         .a = a,
+                         .b = b,
+                         .c = c,
+                         .lda = lda,
+                         .ldb = ldb,
+                         .ldc = ldc};
+}
+
+void cps_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
+              int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
+    const cps_product p = describe(false, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    cps_products(1, &p);
+}
+
+void cps_gemm_exact(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
+                    int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
+    const cps_product p = describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    cps_products(1, &p);
+}
+
+void cps_gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
+                     int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
+    const cps_product p = describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    product_serial(&p);
+}
+
+/* ---- double ------------------------------------------------------------------------------------------------------------------- */
+typedef struct tiles_f64 {
+    bool transpose_a, transpose_b;
+    int64_t m, n, k, lda, ldb, ldc;
+    double alpha, beta;
+    const double *a, *b;
+    double *c;
+    cut cut;
+} tiles_f64;
+
+static void run_tile_f64(void *context, int64_t task) {
+    const tiles_f64 *t = context;
+    const int64_t row = task % t->cut.row_count * t->cut.rows, column = task / t->cut.row_count * t->cut.columns;
+    cps_openblas_f64(t->transpose_a, t->transpose_b, cps_min_i64(t->cut.rows, t->m - row),
+                     cps_min_i64(t->cut.columns, t->n - column), t->k, t->alpha,
+                     t->a + (t->transpose_a ? row : row * t->lda), t->lda,
+                     t->b + (t->transpose_b ? column * t->ldb : column), t->ldb, t->beta, t->c + row * t->ldc + column,
+                     t->ldc);
+}
+
+void cps_gemm_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const double *a,
+                  int64_t lda, const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
+    if (k == 0) {
+        for (int64_t i = 0; i < m * n; i++) {
+            double *place = c + i / n * ldc + i % n;
+            *place = beta == 0.0 ? 0.0 : beta * *place;
+        }
+        return;
+    }
+    tiles_f64 t = {.transpose_a = transpose_a,
+                   .transpose_b = transpose_b,
+                   .m = m,
+                   .n = n,
+                   .k = k,
+                   .lda = lda,
+                   .ldb = ldb,
+                   .ldc = ldc,
+                   .alpha = alpha,
+                   .beta = beta,
+                   .a = a,
+                   .b = b,
+                   .c = c,
+                   .cut = cut_product(m, n, k)};
+    cps_parallel(t.cut.row_count * t.cut.column_count, run_tile_f64, &t);
+}
