@@ -1,7 +1,9 @@
-/* Multi-head attention over packed sequences. A task is one sequence and head; it walks over blocks of query rows, so that the scores
- * of a block (at most 128 rows) stay in cache and are never stored: backward computes them again. With a causal mask a block of queries sees the
- * columns up to its own end alone. Blocks are taken from the last to the first: the last one sees all columns, so its products overwrite the
- * gradients of keys and values and the others add. Within a task all is serial: bits do not depend on threads. */
+/* Multi-head attention over packed sequences. A task is one sequence and head; it walks over blocks
+ * of query rows, so that the scores of a block (at most 128 rows) stay in cache and are never
+ * stored: backward computes them again. With a causal mask a block of queries sees the columns up
+ * to its own end alone. Blocks are taken from the last to the first: the last one sees all columns,
+ * so its products overwrite the gradients of keys and values and the others add. Within a task all
+ * is serial: bits do not depend on threads. */
 #include "tensor/ops.h"
 
 #include <math.h>
@@ -54,19 +56,20 @@ static int64_t score_count(int64_t count, const int32_t *offsets) {
     return cps_ceil_div(cps_min_i64(length, QUERY_ROWS) * length, 16) * 16;
 }
 
-static int64_t multiply_ns(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
-                           const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c,
-                           int64_t ldc) {
+static int64_t multiply_ns(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                           double alpha, const cps_real *a, int64_t lda, const cps_real *b,
+                           int64_t ldb, double beta, cps_real *c, int64_t ldc) {
     const int64_t start = cps_nanoseconds();
     cps_gemm_serial(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     return cps_nanoseconds() - start;
 }
 
-/* p [rows, columns] <- softmax of the block's scores; hidden places become 0. Returns the time of the product. */
+/* p [rows, columns] <- softmax of the block's scores; hidden places become 0. Returns the time of
+ * the product. */
 static int64_t probabilities(const attention_work *w, const query_block *b, cps_real *p) {
     const cps_kernels *kernels = cps_kernels_get();
-    const int64_t ns = multiply_ns(false, true, b->rows, b->columns, w->depth, 1.0, b->q, b->stride, b->k, b->stride, 0.0,
-                                   p, b->columns);
+    const int64_t ns = multiply_ns(false, true, b->rows, b->columns, w->depth, 1.0, b->q, b->stride,
+                                   b->k, b->stride, 0.0, p, b->columns);
     for (int64_t i = 0; i < b->rows; i++) {
         cps_real *row = p + i * b->columns;
         const int64_t seen = w->shape.causal ? b->first + i + 1 : b->columns;
@@ -76,7 +79,8 @@ static int64_t probabilities(const attention_work *w, const query_block *b, cps_
     return ns;
 }
 
-static query_block block_at(const attention_work *w, int64_t start, int64_t length, int64_t head, int64_t first) {
+static query_block block_at(const attention_work *w, int64_t start, int64_t length, int64_t head,
+                            int64_t first) {
     const int64_t rows = cps_min_i64(QUERY_ROWS, length - first);
     const cps_real *base = w->qkv + start * 3 * w->width + head * w->depth;
     return (query_block){.first = first,
@@ -88,39 +92,46 @@ static query_block block_at(const attention_work *w, int64_t start, int64_t leng
                          .stride = 3 * w->width};
 }
 
-static int64_t forward_block(const attention_work *w, const query_block *b, cps_real *y, cps_real *p) {
+static int64_t forward_block(const attention_work *w, const query_block *b, cps_real *y,
+                             cps_real *p) {
     int64_t ns = probabilities(w, b, p);
-    ns += multiply_ns(false, false, b->rows, w->depth, b->columns, 1.0, p, b->columns, b->v, b->stride, 0.0, y, w->width);
+    ns += multiply_ns(false, false, b->rows, w->depth, b->columns, 1.0, p, b->columns, b->v,
+                      b->stride, 0.0, y, w->width);
     return ns;
 }
 
-/* With P the probabilities and dO the block's gradient: dV += P^T dO; dP = dO V^T; dS = scale P (dP - rowsum(P dP));
- * dQ = dS K; dK += dS^T Q. d: the gradients of q, k, v at the block's rows and the sequence's first row. */
-static int64_t backward_block(const attention_work *w, const query_block *b, const cps_real *dy, cps_real *d_q,
-                              cps_real *d_k, bool fresh, cps_real *p, cps_real *dp) {
+/* With P the probabilities and dO the block's gradient: dV += P^T dO; dP = dO V^T; dS = scale P (dP
+ * - rowsum(P dP)); dQ = dS K; dK += dS^T Q. d: the gradients of q, k, v at the block's rows and the
+ * sequence's first row. */
+static int64_t backward_block(const attention_work *w, const query_block *b, const cps_real *dy,
+                              cps_real *d_q, cps_real *d_k, bool fresh, cps_real *p, cps_real *dp) {
     const cps_kernels *kernels = cps_kernels_get();
     const int64_t ld = b->stride;
-    const double keep = fresh ? 0.0 : 1.0; /* keys and values: nothing there yet, or the blocks after this one */
+    const double keep =
+        fresh ? 0.0 : 1.0; /* keys and values: nothing there yet, or the blocks after this one */
     int64_t ns = probabilities(w, b, p);
-    ns += multiply_ns(true, false, b->columns, w->depth, b->rows, 1.0, p, b->columns, dy, w->width, keep, d_k + w->width,
-                      ld);
-    ns += multiply_ns(false, true, b->rows, b->columns, w->depth, 1.0, dy, w->width, b->v, ld, 0.0, dp, b->columns);
+    ns += multiply_ns(true, false, b->columns, w->depth, b->rows, 1.0, p, b->columns, dy, w->width,
+                      keep, d_k + w->width, ld);
+    ns += multiply_ns(false, true, b->rows, b->columns, w->depth, 1.0, dy, w->width, b->v, ld, 0.0,
+                      dp, b->columns);
     for (int64_t i = 0; i < b->rows; i++) {
         cps_real *row = dp + i * b->columns;
         const int64_t seen = w->shape.causal ? b->first + i + 1 : b->columns;
         kernels->softmax_grad(seen, (cps_real)w->scale, p + i * b->columns, row, false, row);
         memset(row + seen, 0, (size_t)(b->columns - seen) * sizeof *row);
     }
-    ns += multiply_ns(false, false, b->rows, w->depth, b->columns, 1.0, dp, b->columns, b->k, ld, w->fresh ? 0.0 : 1.0,
-                      d_q, ld);
-    ns += multiply_ns(true, false, b->columns, w->depth, b->rows, 1.0, dp, b->columns, b->q, ld, keep, d_k, ld);
+    ns += multiply_ns(false, false, b->rows, w->depth, b->columns, 1.0, dp, b->columns, b->k, ld,
+                      w->fresh ? 0.0 : 1.0, d_q, ld);
+    ns += multiply_ns(true, false, b->columns, w->depth, b->rows, 1.0, dp, b->columns, b->q, ld,
+                      keep, d_k, ld);
     return ns;
 }
 
 static void attention_task(void *context, int64_t index) {
     attention_work *w = context;
     const int64_t sequence = index / w->shape.heads, head = index % w->shape.heads;
-    const int64_t start = w->shape.offsets[sequence], length = w->shape.offsets[sequence + 1] - start;
+    const int64_t start = w->shape.offsets[sequence],
+                  length = w->shape.offsets[sequence + 1] - start;
     if (length == 0) {
         return;
     }
@@ -190,31 +201,36 @@ static cps_status attention_backward(cps_tape *tape, const cps_node *node) {
     return CPS_OK;
 }
 
-static bool attention_operands_fit(cps_tape *tape, const cps_tensor *qkv, int32_t heads, int64_t count,
-                                   const int32_t *offsets) {
+static bool attention_operands_fit(cps_tape *tape, const cps_tensor *qkv, int32_t heads,
+                                   int64_t count, const int32_t *offsets) {
     if (!cps_op_dtype(tape, "attention", "qkv", qkv, CPS_REAL)) {
         return false;
     }
-    if (qkv->rank != 2 || heads < 1 || qkv->shape[1] % 3 != 0 || qkv->shape[1] / 3 % heads != 0 || qkv->shape[1] == 0) {
+    if (qkv->rank != 2 || heads < 1 || qkv->shape[1] % 3 != 0 || qkv->shape[1] / 3 % heads != 0 ||
+        qkv->shape[1] == 0) {
         cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "attention: qkv %s with %d heads; [rows, 3 * width] with a width that the heads divide is wanted",
+                      "attention: qkv %s with %d heads; [rows, 3 * width] with a width that the "
+                      "heads divide is wanted",
                       cps_show_shape(qkv).text, (int)heads);
         return false;
     }
     return cps_op_offsets(tape, "attention", count, offsets, qkv->shape[0]);
 }
 
-cps_tensor *cps_attention(cps_tape *tape, cps_tensor *qkv, int32_t heads, int64_t count, const int32_t *offsets,
-                          bool causal) {
-    if (!cps_op_ready(tape, "attention", 1, &qkv) || !attention_operands_fit(tape, qkv, heads, count, offsets)) {
+cps_tensor *cps_attention(cps_tape *tape, cps_tensor *qkv, int32_t heads, int64_t count,
+                          const int32_t *offsets, bool causal) {
+    if (!cps_op_ready(tape, "attention", 1, &qkv) ||
+        !attention_operands_fit(tape, qkv, heads, count, offsets)) {
         return NULL;
     }
     cps_tensor *y = cps_result_like(tape, qkv, qkv->shape[1] / 3);
     if (y == NULL) {
         return NULL;
     }
-    const attention_saved shape = {.heads = heads, .count = count, .offsets = offsets, .causal = causal};
-    attention_saved *saved = cps_tape_will_record(tape, 1, &qkv) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    const attention_saved shape = {
+        .heads = heads, .count = count, .offsets = offsets, .causal = causal};
+    attention_saved *saved =
+        cps_tape_will_record(tape, 1, &qkv) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const int64_t scores = score_count(count, offsets);
     const cps_node node = {.backward = attention_backward,
                            .name = "attention",

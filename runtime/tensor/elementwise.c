@@ -1,5 +1,5 @@
-/* Element by element: sums, differences, products and quotients with a repeated second operand, affine maps, functions of one
- * variable, rows times a factor, L2 normalisation. */
+/* Element by element: sums, differences, products and quotients with a repeated second operand,
+ * affine maps, functions of one variable, rows times a factor, L2 normalisation. */
 #include "tensor/ops.h"
 
 #include <math.h>
@@ -8,11 +8,14 @@
 #include "base/numeric.h"
 #include "tensor/op.h"
 
-/* ---- two operands ------------------------------------------------------------------------------------------------------------ */
+/* ---- two operands
+ * ------------------------------------------------------------------------------------------------------------
+ */
 typedef enum binary_kind { ADD, SUB, MUL, DIV } binary_kind;
 static const char *const binary_names[] = {"add", "sub", "mul", "div"};
 
-/* a [repeats, period], b [period]: y = a op b. period is 1 for a scalar b and the whole for equal shapes. */
+/* a [repeats, period], b [period]: y = a op b. period is 1 for a scalar b and the whole for equal
+ * shapes. */
 typedef struct binary_work {
     binary_kind kind;
     int64_t count, period;
@@ -52,7 +55,8 @@ static void binary_piece(void *context, int64_t first, int64_t last) {
     }
 }
 
-/* d_a (+)= dy times dy/da: 1, 1, b, 1/b. Only mul and div come here: the tape passes the others on. */
+/* d_a (+)= dy times dy/da: 1, 1, b, 1/b. Only mul and div come here: the tape passes the others on.
+ */
 static void left_grad_piece(void *context, int64_t first, int64_t last) {
     const binary_work *w = context;
     for (int64_t i = first; i < last; i++) {
@@ -162,12 +166,15 @@ static cps_status binary_backward(cps_tape *tape, const cps_node *node) {
     if (work.partial == NULL) {
         return cps_tape_status(tape);
     }
-    if ((*kind == MUL || *kind == DIV) && (work.to = cps_grad_target(tape, a, &work.fresh)) != NULL) {
+    if ((*kind == MUL || *kind == DIV) &&
+        (work.to = cps_grad_target(tape, a, &work.fresh)) != NULL) {
         cps_parallel_range(work.count, CPS_PIECE,
-                           work.period == work.count ? left_grad_equal_piece : left_grad_piece, &work);
+                           work.period == work.count ? left_grad_equal_piece : left_grad_piece,
+                           &work);
     }
     /* add passes the gradient on to b of equal shape too */
-    if (!(*kind == ADD && work.period == work.count) && (work.to = cps_grad_target(tape, b, &work.fresh)) != NULL) {
+    if (!(*kind == ADD && work.period == work.count) &&
+        (work.to = cps_grad_target(tape, b, &work.fresh)) != NULL) {
         right_backward(&work);
     }
     return CPS_OK;
@@ -198,7 +205,8 @@ static cps_tensor *binary(cps_tape *tape, cps_tensor *a, cps_tensor *b, binary_k
     }
     if (!repeats_over(a, b)) {
         return cps_tape_fail(tape, CPS_ERR_USAGE,
-                             "%s: shapes %s and %s; the second must equal the first, or its last dimensions, or be a "
+                             "%s: shapes %s and %s; the second must equal the first, or its last "
+                             "dimensions, or be a "
                              "scalar",
                              name, cps_show_shape(a).text, cps_show_shape(b).text);
     }
@@ -208,7 +216,8 @@ static cps_tensor *binary(cps_tape *tape, cps_tensor *a, cps_tensor *b, binary_k
     }
     const int64_t count = cps_count_of(a), period = cps_count_of(b);
     y->layout = a->layout != NULL ? a->layout : period == count ? b->layout : NULL;
-    binary_kind *saved = cps_tape_will_record(tape, 2, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    binary_kind *saved =
+        cps_tape_will_record(tape, 2, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const cps_node node = {.backward = binary_backward,
                            .name = name,
                            .output_count = 1,
@@ -248,7 +257,9 @@ cps_tensor *cps_div(cps_tape *tape, cps_tensor *a, cps_tensor *b) {
     return binary(tape, a, b, DIV);
 }
 
-/* ---- one operand ------------------------------------------------------------------------------------------------------------- */
+/* ---- one operand
+ * -------------------------------------------------------------------------------------------------------------
+ */
 typedef struct unary_saved {
     cps_unary_kind kind;
     double alpha;
@@ -264,7 +275,8 @@ typedef struct unary_work {
 
 static void affine_piece(void *context, int64_t first, int64_t last) {
     const unary_work *w = context;
-    cps_kernels_get()->scale(last - first, (cps_real)w->alpha, w->x + first, (cps_real)w->beta, w->to + first);
+    cps_kernels_get()->scale(last - first, (cps_real)w->alpha, w->x + first, (cps_real)w->beta,
+                             w->to + first);
 }
 
 static void affine_add_piece(void *context, int64_t first, int64_t last) {
@@ -279,15 +291,16 @@ static void unary_piece(void *context, int64_t first, int64_t last) {
 
 static void unary_grad_piece(void *context, int64_t first, int64_t last) {
     const unary_work *w = context;
-    cps_kernels_get()->unary_grad(w->kind, last - first, w->x + first, w->y + first, w->dy + first, !w->fresh,
-                                  w->to + first);
+    cps_kernels_get()->unary_grad(w->kind, last - first, w->x + first, w->y + first, w->dy + first,
+                                  !w->fresh, w->to + first);
 }
 
 static cps_status affine_backward(cps_tape *tape, const cps_node *node) {
     const unary_saved *saved = node->saved;
     unary_work work = {.alpha = saved->alpha, .x = cps_node_grad(node->outputs[0])};
     work.to = cps_grad_target(tape, node->inputs[0], &work.fresh);
-    cps_parallel_range(cps_count_of(node->inputs[0]), CPS_PIECE, work.fresh ? affine_piece : affine_add_piece, &work);
+    cps_parallel_range(cps_count_of(node->inputs[0]), CPS_PIECE,
+                       work.fresh ? affine_piece : affine_add_piece, &work);
     return CPS_OK;
 }
 
@@ -303,8 +316,8 @@ static cps_status unary_backward(cps_tape *tape, const cps_node *node) {
 }
 
 /* Result and record of an operation on x with a small saved struct; NULL after a failure. */
-static cps_tensor *unary_begin(cps_tape *tape, const char *name, cps_tensor *x, cps_backward_fn backward,
-                               const unary_saved *keep, uint32_t flags) {
+static cps_tensor *unary_begin(cps_tape *tape, const char *name, cps_tensor *x,
+                               cps_backward_fn backward, const unary_saved *keep, uint32_t flags) {
     if (!cps_op_ready(tape, name, 1, &x) || !cps_op_dtype(tape, name, "x", x, CPS_REAL)) {
         return NULL;
     }
@@ -312,7 +325,8 @@ static cps_tensor *unary_begin(cps_tape *tape, const char *name, cps_tensor *x, 
     if (y == NULL) {
         return NULL;
     }
-    unary_saved *saved = cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    unary_saved *saved =
+        cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
     if (saved != NULL) {
         *saved = *keep;
     }
@@ -331,7 +345,8 @@ cps_tensor *cps_affine(cps_tape *tape, cps_tensor *x, double alpha, double beta)
     const unary_saved keep = {.alpha = alpha};
     cps_tensor *y = unary_begin(tape, "affine", x, affine_backward, &keep, 0);
     if (y != NULL && cps_tape_computes(tape)) {
-        unary_work work = {.alpha = alpha, .beta = beta, .x = cps_values(x), .to = cps_values_out(y)};
+        unary_work work = {
+            .alpha = alpha, .beta = beta, .x = cps_values(x), .to = cps_values_out(y)};
         cps_parallel_range(cps_count_of(x), CPS_PIECE, affine_piece, &work);
     }
     return y;
@@ -347,7 +362,9 @@ cps_tensor *cps_unary(cps_tape *tape, cps_tensor *x, cps_unary_kind kind) {
     return y;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 typedef struct rows_work {
     int64_t width;
     double floor;
@@ -371,7 +388,8 @@ static void scale_rows_piece(void *context, int64_t first, int64_t last) {
 static void scale_grad_piece(void *context, int64_t first, int64_t last) {
     const rows_work *w = context;
     for (int64_t row = first; row < last; row++) {
-        const cps_real d = (cps_real)cps_kernels_get()->dot(w->width, w->x + row * w->width, w->dy + row * w->width);
+        const cps_real d = (cps_real)cps_kernels_get()->dot(w->width, w->x + row * w->width,
+                                                            w->dy + row * w->width);
         w->to[row] = w->fresh ? d : w->to[row] + d;
     }
 }
@@ -394,12 +412,14 @@ static cps_status scale_rows_backward(cps_tape *tape, const cps_node *node) {
 
 cps_tensor *cps_scale_rows(cps_tape *tape, cps_tensor *x, cps_tensor *scale) {
     cps_tensor *const operands[] = {x, scale};
-    if (!cps_op_ready(tape, "scale_rows", 2, operands) || !cps_op_dtype(tape, "scale_rows", "x", x, CPS_REAL) ||
+    if (!cps_op_ready(tape, "scale_rows", 2, operands) ||
+        !cps_op_dtype(tape, "scale_rows", "x", x, CPS_REAL) ||
         !cps_op_dtype(tape, "scale_rows", "scale", scale, CPS_REAL)) {
         return NULL;
     }
     if (x->rank < 1 || scale->rank != 1 || scale->shape[0] != x->shape[0]) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "scale_rows: x %s and scale %s; [rows, ...] and [rows] are wanted",
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "scale_rows: x %s and scale %s; [rows, ...] and [rows] are wanted",
                              cps_show_shape(x).text, cps_show_shape(scale).text);
     }
     cps_tensor *y = cps_result_like(tape, x, cps_columns_of(x));
@@ -425,7 +445,9 @@ cps_tensor *cps_scale_rows(cps_tape *tape, cps_tensor *x, cps_tensor *scale) {
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-/* ---- normalize --------------------------------------------------------------------------------------------------------------- */
+/* ---- normalize
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 static void normalize_piece(void *context, int64_t first, int64_t last) {
     const rows_work *w = context;
     const cps_kernels *kernels = cps_kernels_get();
@@ -440,15 +462,17 @@ static void normalize_piece(void *context, int64_t first, int64_t last) {
     }
 }
 
-/* dx = (dy - y (y.dy)) / |x|; below the floor the length is constant (marked by a negative norm): dx = dy / floor. */
+/* dx = (dy - y (y.dy)) / |x|; below the floor the length is constant (marked by a negative norm):
+ * dx = dy / floor. */
 static void normalize_grad_piece(void *context, int64_t first, int64_t last) {
     const rows_work *w = context;
     const cps_kernels *kernels = cps_kernels_get();
     for (int64_t row = first; row < last; row++) {
         const int64_t at = row * w->width;
         const cps_real inverse = (cps_real)fabs((double)w->norm[row]);
-        const cps_real along =
-            w->norm[row] < 0 ? (cps_real)0 : (cps_real)kernels->dot(w->width, w->y + at, w->dy + at);
+        const cps_real along = w->norm[row] < 0
+                                   ? (cps_real)0
+                                   : (cps_real)kernels->dot(w->width, w->y + at, w->dy + at);
         for (int64_t j = at; j < at + w->width; j++) {
             const cps_real d = (w->dy[j] - w->y[j] * along) * inverse;
             w->to[j] = w->fresh ? d : w->to[j] + d;
@@ -468,11 +492,13 @@ static cps_status normalize_backward(cps_tape *tape, const cps_node *node) {
 }
 
 cps_tensor *cps_normalize(cps_tape *tape, cps_tensor *x, double floor) {
-    if (!cps_op_ready(tape, "normalize", 1, &x) || !cps_op_dtype(tape, "normalize", "x", x, CPS_REAL)) {
+    if (!cps_op_ready(tape, "normalize", 1, &x) ||
+        !cps_op_dtype(tape, "normalize", "x", x, CPS_REAL)) {
         return NULL;
     }
     if (floor <= 0.0) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "normalize: the least length is %g; it must be positive", floor);
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "normalize: the least length is %g; it must be positive", floor);
     }
     cps_tensor *y = cps_result_like(tape, x, cps_columns_of(x));
     if (y == NULL) {
@@ -489,8 +515,11 @@ cps_tensor *cps_normalize(cps_tape *tape, cps_tensor *x, double floor) {
                            .saved = norms};
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
-        rows_work work = {
-            .width = width, .floor = floor, .x = cps_values(x), .to = cps_values_out(y), .norm_out = norms};
+        rows_work work = {.width = width,
+                          .floor = floor,
+                          .x = cps_values(x),
+                          .to = cps_values_out(y),
+                          .norm_out = norms};
         cps_parallel_rows(rows, width, normalize_piece, &work);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;

@@ -1,5 +1,6 @@
-/* Token rows from a table and positions; rows of a table resampled by a constant matrix. The table's gradient is a scatter: rows
- * are sorted by id (equal ids in row order) and each id's rows are added in that order by one task, so that the bits do not depend on threads. */
+/* Token rows from a table and positions; rows of a table resampled by a constant matrix. The
+ * table's gradient is a scatter: rows are sorted by id (equal ids in row order) and each id's rows
+ * are added in that order by one task, so that the bits do not depend on threads. */
 #include "tensor/ops.h"
 
 #include <string.h>
@@ -25,16 +26,20 @@ static void embed_sequences(void *context, int64_t first, int64_t last) {
     for (int64_t sequence = first; sequence < last; sequence++) {
         for (int64_t row = w->offsets[sequence]; row < w->offsets[sequence + 1]; row++) {
             kernels->add(w->width, w->table + w->ids[row] * w->width,
-                         w->positions + (row - w->offsets[sequence]) * w->width, w->y + row * w->width);
+                         w->positions + (row - w->offsets[sequence]) * w->width,
+                         w->y + row * w->width);
         }
     }
 }
 
-/* ---- sorting --------------------------------------------------------------------------------------------------------------- */
+/* ---- sorting
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 /* Merges runs of `width` from `from` into `to`. */
 static void merge_runs(int64_t n, int64_t width, const int64_t *from, int64_t *to) {
     for (int64_t start = 0; start < n; start += 2 * width) {
-        const int64_t middle = cps_min_i64(start + width, n), end = cps_min_i64(start + 2 * width, n);
+        const int64_t middle = cps_min_i64(start + width, n),
+                      end = cps_min_i64(start + 2 * width, n);
         int64_t a = start, b = middle;
         for (int64_t at = start; at < end; at++) {
             const bool left = a < middle && (b >= end || from[a] <= from[b]);
@@ -54,7 +59,9 @@ static const int64_t *sort_keys(int64_t n, int64_t *keys, int64_t *other) {
     return keys;
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------------- */
+/* ---- backward
+ * --------------------------------------------------------------------------------------------------------------
+ */
 typedef struct scatter_work {
     int64_t rows, width;
     const int64_t *keys; /* id << 32 | row, sorted */
@@ -144,19 +151,23 @@ static cps_status embed_backward(cps_tape *tape, const cps_node *node) {
     return CPS_OK;
 }
 
-/* ---- forward --------------------------------------------------------------------------------------------------------------- */
-static bool embed_operands_fit(cps_tape *tape, const cps_tensor *ids, int64_t count, const int32_t *offsets,
-                               const cps_tensor *table, const cps_tensor *positions) {
+/* ---- forward
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+static bool embed_operands_fit(cps_tape *tape, const cps_tensor *ids, int64_t count,
+                               const int32_t *offsets, const cps_tensor *table,
+                               const cps_tensor *positions) {
     if (!cps_op_dtype(tape, "embed_tokens", "ids", ids, CPS_I32) ||
         !cps_op_dtype(tape, "embed_tokens", "table", table, CPS_REAL) ||
         !cps_op_dtype(tape, "embed_tokens", "positions", positions, CPS_REAL)) {
         return false;
     }
-    if (ids->rank != 1 || table->rank != 2 || positions->rank != 2 || positions->shape[1] != table->shape[1] ||
-        ids->shape[0] > INT32_MAX) {
-        cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "embed_tokens: ids %s, table %s, positions %s; [rows], [V, C] and [T, C] are wanted",
-                      cps_show_shape(ids).text, cps_show_shape(table).text, cps_show_shape(positions).text);
+    if (ids->rank != 1 || table->rank != 2 || positions->rank != 2 ||
+        positions->shape[1] != table->shape[1] || ids->shape[0] > INT32_MAX) {
+        cps_tape_fail(
+            tape, CPS_ERR_USAGE,
+            "embed_tokens: ids %s, table %s, positions %s; [rows], [V, C] and [T, C] are wanted",
+            cps_show_shape(ids).text, cps_show_shape(table).text, cps_show_shape(positions).text);
         return false;
     }
     if (!cps_op_offsets(tape, "embed_tokens", count, offsets, ids->shape[0])) {
@@ -164,8 +175,10 @@ static bool embed_operands_fit(cps_tape *tape, const cps_tensor *ids, int64_t co
     }
     for (int64_t i = 0; i < count; i++) {
         if (offsets[i + 1] - offsets[i] > positions->shape[0]) {
-            cps_tape_fail(tape, CPS_ERR_USAGE, "embed_tokens: sequence %lld has %lld tokens; there are %lld positions",
-                          (long long)i, (long long)(offsets[i + 1] - offsets[i]), (long long)positions->shape[0]);
+            cps_tape_fail(tape, CPS_ERR_USAGE,
+                          "embed_tokens: sequence %lld has %lld tokens; there are %lld positions",
+                          (long long)i, (long long)(offsets[i + 1] - offsets[i]),
+                          (long long)positions->shape[0]);
             return false;
         }
     }
@@ -177,7 +190,8 @@ static bool ids_in_table(cps_tape *tape, const cps_tensor *ids, int64_t vocabula
     for (int64_t row = 0; row < ids->shape[0]; row++) {
         if (id[row] < 0 || id[row] >= vocabulary) {
             cps_tape_fail(tape, CPS_ERR_DATA,
-                          "embed_tokens: token id %d at row %lld; the table has %lld rows: tokenizer and text tower "
+                          "embed_tokens: token id %d at row %lld; the table has %lld rows: "
+                          "tokenizer and text tower "
                           "must have the same vocabulary",
                           (int)id[row], (long long)row, (long long)vocabulary);
             return false;
@@ -186,8 +200,8 @@ static bool ids_in_table(cps_tape *tape, const cps_tensor *ids, int64_t vocabula
     return true;
 }
 
-cps_tensor *cps_embed_tokens(cps_tape *tape, cps_tensor *ids, int64_t count, const int32_t *offsets, cps_tensor *table,
-                             cps_tensor *positions) {
+cps_tensor *cps_embed_tokens(cps_tape *tape, cps_tensor *ids, int64_t count, const int32_t *offsets,
+                             cps_tensor *table, cps_tensor *positions) {
     cps_tensor *const operands[] = {ids, table, positions};
     if (!cps_op_ready(tape, "embed_tokens", 3, operands) ||
         !embed_operands_fit(tape, ids, count, offsets, table, positions) ||
@@ -200,7 +214,8 @@ cps_tensor *cps_embed_tokens(cps_tape *tape, cps_tensor *ids, int64_t count, con
         return NULL;
     }
     y->layout = ids->layout;
-    embed_saved *saved = cps_tape_will_record(tape, 3, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    embed_saved *saved =
+        cps_tape_will_record(tape, 3, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const size_t bytes = (key_bytes(shape[0]) + CPS_ALIGNMENT - 1) & ~(size_t)(CPS_ALIGNMENT - 1);
     const cps_node node = {.backward = embed_backward,
                            .name = "embed_tokens",
@@ -227,7 +242,9 @@ cps_tensor *cps_embed_tokens(cps_tape *tape, cps_tensor *ids, int64_t count, con
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-/* ---- resampled rows -------------------------------------------------------------------------------------------------------- */
+/* ---- resampled rows
+ * --------------------------------------------------------------------------------------------------------
+ */
 typedef struct resample_saved {
     const double *map;
 } resample_saved;
@@ -249,7 +266,8 @@ static void resample_row(void *context, int64_t row) {
         const int64_t width = cps_min_i64(STRIP, w->width - from);
         double total[STRIP] = {0};
         for (int64_t t = 0; t < terms; t++) {
-            const double factor = w->transposed ? w->map[t * w->rows_in + row] : w->map[row * w->rows_in + t];
+            const double factor =
+                w->transposed ? w->map[t * w->rows_in + row] : w->map[row * w->rows_in + t];
             for (int64_t j = 0; j < width; j++) {
                 total[j] += factor * (double)w->from[t * w->width + from + j];
             }
@@ -276,21 +294,25 @@ static cps_status resample_backward(cps_tape *tape, const cps_node *node) {
     return CPS_OK;
 }
 
-cps_tensor *cps_resample_rows(cps_tape *tape, cps_tensor *table, int64_t rows_out, const double *map) {
+cps_tensor *cps_resample_rows(cps_tape *tape, cps_tensor *table, int64_t rows_out,
+                              const double *map) {
     if (!cps_op_ready(tape, "resample_rows", 1, &table) ||
         !cps_op_dtype(tape, "resample_rows", "table", table, CPS_REAL)) {
         return NULL;
     }
     if (table->rank != 2 || table->layout != NULL) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "resample_rows: a whole table [rows, width] is wanted, this one is %s%s",
-                             cps_show_shape(table).text, table->layout != NULL ? " spread over ranks" : "");
+        return cps_tape_fail(
+            tape, CPS_ERR_USAGE,
+            "resample_rows: a whole table [rows, width] is wanted, this one is %s%s",
+            cps_show_shape(table).text, table->layout != NULL ? " spread over ranks" : "");
     }
     const int64_t shape[2] = {rows_out, table->shape[1]};
     cps_tensor *y = cps_tape_tensor(tape, CPS_REAL, 2, shape);
     if (y == NULL) {
         return NULL;
     }
-    resample_saved *saved = cps_tape_will_record(tape, 1, &table) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    resample_saved *saved =
+        cps_tape_will_record(tape, 1, &table) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const cps_node node = {.backward = resample_backward,
                            .name = "resample_rows",
                            .output_count = 1,

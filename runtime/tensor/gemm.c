@@ -1,6 +1,7 @@
-/* Cuts products into tiles and runs them on the pool. The cut depends on M, N and K alone; K is never cut. A tile of some
- * 400 x 768 costs BLAS no more than the whole product (its packing is amortised), is small enough for the L2 cache, so that an epilogue finds it
- * there, and gives several threads even work. */
+/* Cuts products into tiles and runs them on the pool. The cut depends on M, N and K alone; K is
+ * never cut. A tile of some 400 x 768 costs BLAS no more than the whole product (its packing is
+ * amortised), is small enough for the L2 cache, so that an epilogue finds it there, and gives
+ * several threads even work. */
 #include "tensor/gemm.h"
 
 #include <stdatomic.h>
@@ -36,7 +37,8 @@ cps_status cps_gemm_set_precision(const char *precision) {
         return CPS_OK;
     }
     if (strcmp(precision, "bf16") != 0) {
-        return cps_fail(CPS_ERR_USAGE, "precision '%s' is unknown; \"fp32\" and \"bf16\" exist", precision);
+        return cps_fail(CPS_ERR_USAGE, "precision '%s' is unknown; \"fp32\" and \"bf16\" exist",
+                        precision);
     }
     CPS_TRY(cps_onednn_start());
     bf16 = true;
@@ -47,8 +49,11 @@ const char *cps_gemm_precision(void) {
     return bf16 ? "bf16" : "fp32";
 }
 
-/* ---- one tile ---------------------------------------------------------------------------------------------------------------- */
-/* k = 0, which BLAS libraries treat differently: C = beta C, and beta = 0 writes zeros whatever C held. */
+/* ---- one tile
+ * ----------------------------------------------------------------------------------------------------------------
+ */
+/* k = 0, which BLAS libraries treat differently: C = beta C, and beta = 0 writes zeros whatever C
+ * held. */
 static void scale_only(const cps_product *p) {
     for (int64_t i = 0; i < p->m; i++) {
         for (int64_t j = 0; j < p->n; j++) {
@@ -71,10 +76,12 @@ static void product_serial(const cps_product *p) {
     }
 }
 
-/* ---- cutting ----------------------------------------------------------------------------------------------------------------- */
+/* ---- cutting
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 typedef struct cut {
-    int64_t rows, columns;            /* of a tile */
-    int64_t row_count, column_count;  /* tiles */
+    int64_t rows, columns;           /* of a tile */
+    int64_t row_count, column_count; /* tiles */
 } cut;
 
 static int64_t piece_size(int64_t extent, int64_t pieces, int64_t multiple) {
@@ -87,7 +94,8 @@ static cut cut_product(int64_t m, int64_t n, int64_t k) {
     const double worth = 2.5e7; /* flop of a tile that is worth a task */
     int64_t down = cps_max_i64(1, cps_ceil_div(m, ROWS));
     int64_t across = cps_max_i64(1, cps_ceil_div(n, COLUMNS));
-    /* Few tiles leave threads without work: halve the longer side while halves are still worth it. */
+    /* Few tiles leave threads without work: halve the longer side while halves are still worth it.
+     */
     while (down * across < 8) {
         const bool rows = m / down >= n / across;
         const double flop = 2.0 * (double)m * (double)n * (double)k / (double)(2 * down * across);
@@ -122,7 +130,8 @@ static void run_tile(void *context, int64_t index) {
     /* Down first: neighbours share their part of B. */
     const int64_t row = task % c->row_count * c->rows, column = task / c->row_count * c->columns;
     cps_product p = all->products[which];
-    const int64_t row_end = cps_min_i64(row + c->rows, p.m), column_end = cps_min_i64(column + c->columns, p.n);
+    const int64_t row_end = cps_min_i64(row + c->rows, p.m),
+                  column_end = cps_min_i64(column + c->columns, p.n);
     p.a += p.transpose_a ? row : row * p.lda;
     p.b += p.transpose_b ? column * p.ldb : column;
     p.c += row * p.ldc + column;
@@ -135,7 +144,8 @@ static void run_tile(void *context, int64_t index) {
         p.epilogue(p.context, row, row_end, column, column_end);
     }
     atomic_fetch_add_explicit(&all->product_ns, end - start, memory_order_relaxed);
-    atomic_fetch_add_explicit(&all->all_ns, (p.epilogue != NULL ? cps_nanoseconds() : end) - start, memory_order_relaxed);
+    atomic_fetch_add_explicit(&all->all_ns, (p.epilogue != NULL ? cps_nanoseconds() : end) - start,
+                              memory_order_relaxed);
 }
 
 void cps_product_account(double seconds, int64_t product_ns, int64_t all_ns, double flop) {
@@ -168,10 +178,12 @@ void cps_product_time(double *seconds_out, double *flop_out) {
     *flop_out = 1e3 * (double)atomic_load(&product_kiloflop);
 }
 
-/* ---- the doors of gemm.h ----------------------------------------------------------------------------------------------------- */
-static cps_product describe(bool exact, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
-                            const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c,
-                            int64_t ldc) {
+/* ---- the doors of gemm.h
+ * -----------------------------------------------------------------------------------------------------
+ */
+static cps_product describe(bool exact, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
+                            int64_t k, double alpha, const cps_real *a, int64_t lda,
+                            const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
     return (cps_product){.exact = exact,
                          .transpose_a = transpose_a,
                          .transpose_b = transpose_b,
@@ -188,25 +200,33 @@ static cps_product describe(bool exact, bool transpose_a, bool transpose_b, int6
                          .ldc = ldc};
 }
 
-void cps_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
-              int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
-    const cps_product p = describe(false, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void cps_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
+              const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb, double beta,
+              cps_real *c, int64_t ldc) {
+    const cps_product p =
+        describe(false, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     cps_products(1, &p);
 }
 
-void cps_gemm_exact(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
-                    int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
-    const cps_product p = describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void cps_gemm_exact(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                    double alpha, const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb,
+                    double beta, cps_real *c, int64_t ldc) {
+    const cps_product p =
+        describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     cps_products(1, &p);
 }
 
-void cps_gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const cps_real *a,
-                     int64_t lda, const cps_real *b, int64_t ldb, double beta, cps_real *c, int64_t ldc) {
-    const cps_product p = describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void cps_gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                     double alpha, const cps_real *a, int64_t lda, const cps_real *b, int64_t ldb,
+                     double beta, cps_real *c, int64_t ldc) {
+    const cps_product p =
+        describe(true, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     product_serial(&p);
 }
 
-/* ---- double ------------------------------------------------------------------------------------------------------------------- */
+/* ---- double
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 typedef struct tiles_f64 {
     bool transpose_a, transpose_b;
     int64_t m, n, k, lda, ldb, ldc;
@@ -218,16 +238,18 @@ typedef struct tiles_f64 {
 
 static void run_tile_f64(void *context, int64_t task) {
     const tiles_f64 *t = context;
-    const int64_t row = task % t->cut.row_count * t->cut.rows, column = task / t->cut.row_count * t->cut.columns;
+    const int64_t row = task % t->cut.row_count * t->cut.rows,
+                  column = task / t->cut.row_count * t->cut.columns;
     cps_openblas_f64(t->transpose_a, t->transpose_b, cps_min_i64(t->cut.rows, t->m - row),
                      cps_min_i64(t->cut.columns, t->n - column), t->k, t->alpha,
                      t->a + (t->transpose_a ? row : row * t->lda), t->lda,
-                     t->b + (t->transpose_b ? column * t->ldb : column), t->ldb, t->beta, t->c + row * t->ldc + column,
-                     t->ldc);
+                     t->b + (t->transpose_b ? column * t->ldb : column), t->ldb, t->beta,
+                     t->c + row * t->ldc + column, t->ldc);
 }
 
-void cps_gemm_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const double *a,
-                  int64_t lda, const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
+void cps_gemm_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
+                  const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
+                  double *c, int64_t ldc) {
     if (k == 0) {
         for (int64_t i = 0; i < m * n; i++) {
             double *place = c + i / n * ldc + i % n;

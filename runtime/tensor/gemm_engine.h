@@ -13,15 +13,19 @@ typedef struct cps_product {
     const cps_real *a, *b;
     cps_real *c;
     int64_t lda, ldb, ldc;
-    /* Called for each finished tile of C, rows [row, row_end) and columns [column, column_end), on the thread that made it. May be NULL. */
-    void (*epilogue)(void *context, int64_t row, int64_t row_end, int64_t column, int64_t column_end);
+    /* Called for each finished tile of C, rows [row, row_end) and columns [column, column_end), on
+     * the thread that made it. May be NULL. */
+    void (*epilogue)(void *context, int64_t row, int64_t row_end, int64_t column,
+                     int64_t column_end);
     void *context;
 } cps_product;
 
 enum { CPS_PRODUCTS_MAX = 4 };
-/* Products that write different places, cut into tiles, all tiles as tasks of one parallel loop. Main thread; timed. */
+/* Products that write different places, cut into tiles, all tiles as tasks of one parallel loop.
+ * Main thread; timed. */
 void cps_products(int32_t count, const cps_product *products);
-/* Time and work of products that another operation ran (attention): of `seconds` wall time the share product_ns / all_ns. */
+/* Time and work of products that another operation ran (attention): of `seconds` wall time the
+ * share product_ns / all_ns. */
 void cps_product_account(double seconds, int64_t product_ns, int64_t all_ns, double flop);
 int64_t cps_nanoseconds(void); /* monotonic clock */
 
@@ -29,8 +33,9 @@ int64_t cps_nanoseconds(void); /* monotonic clock */
 void cps_openblas_start(void);
 const char *cps_openblas_core(void);
 void cps_openblas_real(const cps_product *product);
-void cps_openblas_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const double *a,
-                      int64_t lda, const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+void cps_openblas_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                      double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
+                      double beta, double *c, int64_t ldc);
 
 /* --- oneDNN: bf16 operands, fp32 accumulation --- */
 /* UNAVAILABLE, naming what is missing, where the build or the CPU has no bf16 products. */

@@ -1,6 +1,7 @@
-/* The loops that are no matrix product, over one row or a run of elements. Compiled once for each instruction set from
- * kernels.inc and chosen at run time; sums go through a fixed number of lanes and nothing is contracted, so every variant gives the same
- * bits. Private to tensor/. Local, safe on any thread, cannot fail. n may be 0 unless said otherwise. */
+/* The loops that are no matrix product, over one row or a run of elements. Compiled once for each
+ * instruction set from kernels.inc and chosen at run time; sums go through a fixed number of lanes
+ * and nothing is contracted, so every variant gives the same bits. Private to tensor/. Local, safe
+ * on any thread, cannot fail. n may be 0 unless said otherwise. */
 #ifndef CPS_TENSOR_KERNELS_H
 #define CPS_TENSOR_KERNELS_H
 
@@ -14,17 +15,20 @@ typedef struct cps_kernels {
     void (*mul)(int64_t n, const cps_real *a, const cps_real *b, cps_real *y);
     void (*div)(int64_t n, const cps_real *a, const cps_real *b, cps_real *y);
     void (*mul_add)(int64_t n, const cps_real *a, const cps_real *b, cps_real *y); /* y += a b */
-    void (*scale)(int64_t n, cps_real alpha, const cps_real *x, cps_real beta, cps_real *y); /* y = alpha x + beta */
+    void (*scale)(int64_t n, cps_real alpha, const cps_real *x, cps_real beta,
+                  cps_real *y); /* y = alpha x + beta */
     void (*scale_add)(int64_t n, cps_real alpha, const cps_real *x, cps_real *y); /* y += alpha x */
     void (*unary)(cps_unary_kind kind, int64_t n, const cps_real *x, cps_real *y);
     /* dx (+)= dy * f'(x); y = f(x). */
-    void (*unary_grad)(cps_unary_kind kind, int64_t n, const cps_real *x, const cps_real *y, const cps_real *dy,
-                       bool add, cps_real *dx);
+    void (*unary_grad)(cps_unary_kind kind, int64_t n, const cps_real *x, const cps_real *y,
+                       const cps_real *dy, bool add, cps_real *dx);
 
     /* Linear's row: pre += bias (may be NULL); y = act(pre). y may be pre. */
-    void (*bias_act)(cps_activation act, int64_t n, const cps_real *bias, cps_real *pre, cps_real *y);
+    void (*bias_act)(cps_activation act, int64_t n, const cps_real *bias, cps_real *pre,
+                     cps_real *y);
     /* pre <- dy * act'(pre); sums += the new pre. */
-    void (*act_grad)(cps_activation act, int64_t n, const cps_real *dy, cps_real *pre, cps_real *sums);
+    void (*act_grad)(cps_activation act, int64_t n, const cps_real *dy, cps_real *pre,
+                     cps_real *sums);
 
     /* Sums in double. */
     double (*sum)(int64_t n, const cps_real *x);
@@ -35,14 +39,16 @@ typedef struct cps_kernels {
     /* y = softmax(scale * x); n >= 1. y may be x. */
     void (*softmax)(int64_t n, cps_real scale, const cps_real *x, cps_real *y);
     /* dx (+)= scale * p * (dp - sum(p dp)). dx may be dp when add is false. */
-    void (*softmax_grad)(int64_t n, cps_real scale, const cps_real *p, const cps_real *dp, bool add, cps_real *dx);
+    void (*softmax_grad)(int64_t n, cps_real scale, const cps_real *p, const cps_real *dp, bool add,
+                         cps_real *dx);
 
     /* One row of layer norm; n >= 1. */
-    void (*norm)(int64_t n, const cps_real *x, const cps_real *gain, const cps_real *bias, double eps, cps_real *y,
-                 cps_real *mean_out, cps_real *rstd_out);
+    void (*norm)(int64_t n, const cps_real *x, const cps_real *gain, const cps_real *bias,
+                 double eps, cps_real *y, cps_real *mean_out, cps_real *rstd_out);
     /* dx (+)= ..., d_gain += dy * xhat, d_bias += dy. dx may be NULL. */
-    void (*norm_grad)(int64_t n, const cps_real *x, const cps_real *gain, cps_real mean, cps_real rstd,
-                      const cps_real *dy, bool add, cps_real *dx, cps_real *d_gain, cps_real *d_bias);
+    void (*norm_grad)(int64_t n, const cps_real *x, const cps_real *gain, cps_real mean,
+                      cps_real rstd, const cps_real *dy, bool add, cps_real *dx, cps_real *d_gain,
+                      cps_real *d_bias);
 } cps_kernels;
 
 /* The widest variant that this CPU has. */

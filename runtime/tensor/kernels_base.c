@@ -1,4 +1,5 @@
-/* The kernels for the instruction set that the build asks for, and the choice among the variants. */
+/* The kernels for the instruction set that the build asks for, and the choice among the variants.
+ */
 #if !defined(__clang__)
 #pragma GCC optimize("O3", "no-trapping-math")
 #endif

@@ -36,8 +36,8 @@ static void norm_block_backward(void *context, int64_t first, int64_t last) {
     memset(d_gain, 0, (size_t)(2 * w->width) * sizeof *d_gain);
     for (int64_t row = first; row < last; row++) {
         const int64_t at = row * w->width;
-        kernels->norm_grad(w->width, w->x + at, w->gain, w->mean[row], w->rstd[row], w->dy + at, w->add,
-                           w->d_x != NULL ? w->d_x + at : NULL, d_gain, d_gain + w->width);
+        kernels->norm_grad(w->width, w->x + at, w->gain, w->mean[row], w->rstd[row], w->dy + at,
+                           w->add, w->d_x != NULL ? w->d_x + at : NULL, d_gain, d_gain + w->width);
     }
 }
 
@@ -70,9 +70,11 @@ static cps_status norm_backward(cps_tape *tape, const cps_node *node) {
     return CPS_OK;
 }
 
-cps_tensor *cps_layer_norm(cps_tape *tape, cps_tensor *x, cps_tensor *gain, cps_tensor *bias, double eps) {
+cps_tensor *cps_layer_norm(cps_tape *tape, cps_tensor *x, cps_tensor *gain, cps_tensor *bias,
+                           double eps) {
     cps_tensor *const operands[] = {x, gain, bias};
-    if (!cps_op_ready(tape, "layer_norm", 3, operands) || !cps_op_dtype(tape, "layer_norm", "x", x, CPS_REAL) ||
+    if (!cps_op_ready(tape, "layer_norm", 3, operands) ||
+        !cps_op_dtype(tape, "layer_norm", "x", x, CPS_REAL) ||
         !cps_op_dtype(tape, "layer_norm", "gain", gain, CPS_REAL) ||
         !cps_op_dtype(tape, "layer_norm", "bias", bias, CPS_REAL)) {
         return NULL;
@@ -80,9 +82,10 @@ cps_tensor *cps_layer_norm(cps_tape *tape, cps_tensor *x, cps_tensor *gain, cps_
     const int64_t width = cps_columns_of(x);
     if (x->rank < 1 || width < 1 || gain->rank != 1 || bias->rank != 1 || gain->shape[0] != width ||
         bias->shape[0] != width) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE,
-                             "layer_norm: x %s, gain %s, bias %s; [..., width], [width] and [width] are wanted",
-                             cps_show_shape(x).text, cps_show_shape(gain).text, cps_show_shape(bias).text);
+        return cps_tape_fail(
+            tape, CPS_ERR_USAGE,
+            "layer_norm: x %s, gain %s, bias %s; [..., width], [width] and [width] are wanted",
+            cps_show_shape(x).text, cps_show_shape(gain).text, cps_show_shape(bias).text);
     }
     const int64_t rows = cps_rows_of(x);
     cps_tensor *y = cps_result_like(tape, x, width);
@@ -98,8 +101,8 @@ cps_tensor *cps_layer_norm(cps_tape *tape, cps_tensor *x, cps_tensor *gain, cps_
                            .outputs = {y},
                            .inputs = {x, gain, bias},
                            .saved = saved,
-                           .scratch_bytes =
-                               cps_scratch_size(cps_sum_blocks(rows) * 2 * width) + cps_scratch_size(2 * width)};
+                           .scratch_bytes = cps_scratch_size(cps_sum_blocks(rows) * 2 * width) +
+                                            cps_scratch_size(2 * width)};
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
         norm_work work = {.width = width,

@@ -1,5 +1,6 @@
-/* y = act(x W^T + b) and the product of two matrices. The bias and the activation are applied to each tile of the product while it is in
- * cache. Kept for backward: x, W, and with an activation the sum before it, which backward turns into its gradient in place. */
+/* y = act(x W^T + b) and the product of two matrices. The bias and the activation are applied to
+ * each tile of the product while it is in cache. Kept for backward: x, W, and with an activation
+ * the sum before it, which backward turns into its gradient in place. */
 #include "tensor/ops.h"
 
 #include <string.h>
@@ -8,7 +9,9 @@
 #include "tensor/gemm_engine.h"
 #include "tensor/op.h"
 
-/* ---- linear, forward --------------------------------------------------------------------------------------------------------- */
+/* ---- linear, forward
+ * ---------------------------------------------------------------------------------------------------------
+ */
 typedef struct linear_tile {
     const cps_kernels *kernels;
     cps_activation activation;
@@ -17,12 +20,13 @@ typedef struct linear_tile {
     cps_real *pre, *y; /* one array where nothing is kept */
 } linear_tile;
 
-static void linear_epilogue(void *context, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+static void linear_epilogue(void *context, int64_t row, int64_t row_end, int64_t column,
+                            int64_t column_end) {
     const linear_tile *t = context;
     for (int64_t i = row; i < row_end; i++) {
         const int64_t at = i * t->width + column;
-        t->kernels->bias_act(t->activation, column_end - column, t->bias != NULL ? t->bias + column : NULL, t->pre + at,
-                             t->y + at);
+        t->kernels->bias_act(t->activation, column_end - column,
+                             t->bias != NULL ? t->bias + column : NULL, t->pre + at, t->y + at);
     }
 }
 
@@ -31,14 +35,17 @@ typedef struct linear_saved {
     cps_real *pre; /* [rows, out]; NULL without activation */
 } linear_saved;
 
-static bool linear_operands_fit(cps_tape *tape, const cps_tensor *x, const cps_tensor *weight, const cps_tensor *bias) {
-    if (!cps_op_dtype(tape, "linear", "x", x, CPS_REAL) || !cps_op_dtype(tape, "linear", "weight", weight, CPS_REAL)) {
+static bool linear_operands_fit(cps_tape *tape, const cps_tensor *x, const cps_tensor *weight,
+                                const cps_tensor *bias) {
+    if (!cps_op_dtype(tape, "linear", "x", x, CPS_REAL) ||
+        !cps_op_dtype(tape, "linear", "weight", weight, CPS_REAL)) {
         return false;
     }
     if (weight->rank != 2 || x->rank < 1 || cps_columns_of(x) != weight->shape[1] ||
         (bias != NULL && (bias->rank != 1 || bias->shape[0] != weight->shape[0]))) {
         cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "linear: x %s, weight %s and bias %s do not fit; [..., in], [out, in] and [out] are wanted",
+                      "linear: x %s, weight %s and bias %s do not fit; [..., in], [out, in] and "
+                      "[out] are wanted",
                       cps_show_shape(x).text, cps_show_shape(weight).text,
                       bias != NULL ? cps_show_shape(bias).text : "(none)");
         return false;
@@ -53,7 +60,8 @@ static size_t linear_scratch(int64_t rows, int64_t out) {
     return cps_scratch_size(cps_sum_blocks(rows) * out);
 }
 
-cps_tensor *cps_linear(cps_tape *tape, cps_tensor *x, cps_tensor *weight, cps_tensor *bias, cps_activation activation) {
+cps_tensor *cps_linear(cps_tape *tape, cps_tensor *x, cps_tensor *weight, cps_tensor *bias,
+                       cps_activation activation) {
     cps_tensor *const operands[] = {x, weight, bias};
     if (!cps_op_ready(tape, "linear", 2, operands) || !linear_operands_fit(tape, x, weight, bias)) {
         return NULL;
@@ -87,24 +95,27 @@ cps_tensor *cps_linear(cps_tape *tape, cps_tensor *x, cps_tensor *weight, cps_te
                         .bias = bias != NULL ? cps_values(bias) : NULL,
                         .pre = pre != NULL ? pre : cps_values_out(y),
                         .y = cps_values_out(y)};
-    const cps_product product = {.transpose_b = true,
-                                 .m = rows,
-                                 .n = out,
-                                 .k = in,
-                                 .alpha = 1.0,
-                                 .a = cps_values(x),
-                                 .lda = in,
-                                 .b = cps_values(weight),
-                                 .ldb = in,
-                                 .c = tile.pre,
-                                 .ldc = out,
-                                 .epilogue = bias != NULL || activation != CPS_ACT_NONE ? linear_epilogue : NULL,
-                                 .context = &tile};
+    const cps_product product = {
+        .transpose_b = true,
+        .m = rows,
+        .n = out,
+        .k = in,
+        .alpha = 1.0,
+        .a = cps_values(x),
+        .lda = in,
+        .b = cps_values(weight),
+        .ldb = in,
+        .c = tile.pre,
+        .ldc = out,
+        .epilogue = bias != NULL || activation != CPS_ACT_NONE ? linear_epilogue : NULL,
+        .context = &tile};
     cps_products(1, &product);
     return y;
 }
 
-/* ---- linear, backward -------------------------------------------------------------------------------------------------------- */
+/* ---- linear, backward
+ * --------------------------------------------------------------------------------------------------------
+ */
 typedef struct linear_slope {
     cps_activation activation;
     int64_t out;
@@ -137,8 +148,11 @@ static cps_status linear_backward(cps_tape *tape, const cps_node *node) {
     bool fresh;
     cps_real *d_bias;
     if (saved->activation != CPS_ACT_NONE) {
-        linear_slope slope = {
-            .activation = saved->activation, .out = out, .dy = dy, .pre = saved->pre, .partial = partial};
+        linear_slope slope = {.activation = saved->activation,
+                              .out = out,
+                              .dy = dy,
+                              .pre = saved->pre,
+                              .partial = partial};
         cps_parallel_range(rows, CPS_SUM_ROWS, linear_slope_block, &slope);
         dz = saved->pre;
         if ((d_bias = cps_grad_target(tape, bias, &fresh)) != NULL) {
@@ -186,7 +200,9 @@ static cps_status linear_backward(cps_tape *tape, const cps_node *node) {
     return CPS_OK;
 }
 
-/* ---- matmul ------------------------------------------------------------------------------------------------------------------ */
+/* ---- matmul
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 typedef struct matmul_saved {
     bool transpose_a, transpose_b;
     double alpha;
@@ -201,33 +217,37 @@ static cps_status matmul_backward(cps_tape *tape, const cps_node *node) {
     bool fresh;
     cps_real *d_a = cps_grad_target(tape, a, &fresh);
     if (d_a != NULL && !s->transpose_a) {
-        cps_gemm(false, !s->transpose_b, a->shape[0], a->shape[1], n, s->alpha, dy, n, cps_values(b), ldb,
-                 fresh ? 0.0 : 1.0, d_a, lda);
+        cps_gemm(false, !s->transpose_b, a->shape[0], a->shape[1], n, s->alpha, dy, n,
+                 cps_values(b), ldb, fresh ? 0.0 : 1.0, d_a, lda);
     } else if (d_a != NULL) {
-        cps_gemm(s->transpose_b, true, a->shape[0], a->shape[1], n, s->alpha, cps_values(b), ldb, dy, n,
-                 fresh ? 0.0 : 1.0, d_a, lda);
+        cps_gemm(s->transpose_b, true, a->shape[0], a->shape[1], n, s->alpha, cps_values(b), ldb,
+                 dy, n, fresh ? 0.0 : 1.0, d_a, lda);
     }
     cps_real *d_b = cps_grad_target(tape, b, &fresh);
     if (d_b != NULL && !s->transpose_b) {
-        cps_gemm(!s->transpose_a, false, b->shape[0], b->shape[1], y->shape[0], s->alpha, cps_values(a), lda, dy, n,
-                 fresh ? 0.0 : 1.0, d_b, ldb);
+        cps_gemm(!s->transpose_a, false, b->shape[0], b->shape[1], y->shape[0], s->alpha,
+                 cps_values(a), lda, dy, n, fresh ? 0.0 : 1.0, d_b, ldb);
     } else if (d_b != NULL) {
-        cps_gemm(true, s->transpose_a, b->shape[0], b->shape[1], y->shape[0], s->alpha, dy, n, cps_values(a), lda,
-                 fresh ? 0.0 : 1.0, d_b, ldb);
+        cps_gemm(true, s->transpose_a, b->shape[0], b->shape[1], y->shape[0], s->alpha, dy, n,
+                 cps_values(a), lda, fresh ? 0.0 : 1.0, d_b, ldb);
     }
     return CPS_OK;
 }
 
-cps_tensor *cps_matmul(cps_tape *tape, cps_tensor *a, cps_tensor *b, bool transpose_a, bool transpose_b, double alpha) {
+cps_tensor *cps_matmul(cps_tape *tape, cps_tensor *a, cps_tensor *b, bool transpose_a,
+                       bool transpose_b, double alpha) {
     cps_tensor *const operands[] = {a, b};
-    if (!cps_op_ready(tape, "matmul", 2, operands) || !cps_op_dtype(tape, "matmul", "a", a, CPS_REAL) ||
+    if (!cps_op_ready(tape, "matmul", 2, operands) ||
+        !cps_op_dtype(tape, "matmul", "a", a, CPS_REAL) ||
         !cps_op_dtype(tape, "matmul", "b", b, CPS_REAL)) {
         return NULL;
     }
-    if (a->rank != 2 || b->rank != 2 || a->shape[transpose_a ? 0 : 1] != b->shape[transpose_b ? 1 : 0]) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "matmul: %s%s times %s%s: inner dimensions must be equal",
-                             cps_show_shape(a).text, transpose_a ? " transposed" : "", cps_show_shape(b).text,
-                             transpose_b ? " transposed" : "");
+    if (a->rank != 2 || b->rank != 2 ||
+        a->shape[transpose_a ? 0 : 1] != b->shape[transpose_b ? 1 : 0]) {
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "matmul: %s%s times %s%s: inner dimensions must be equal",
+                             cps_show_shape(a).text, transpose_a ? " transposed" : "",
+                             cps_show_shape(b).text, transpose_b ? " transposed" : "");
     }
     const int64_t m = a->shape[transpose_a ? 1 : 0], k = a->shape[transpose_a ? 0 : 1];
     const int64_t n = b->shape[transpose_b ? 0 : 1];
@@ -237,7 +257,8 @@ cps_tensor *cps_matmul(cps_tape *tape, cps_tensor *a, cps_tensor *b, bool transp
         return NULL;
     }
     y->layout = transpose_a ? NULL : a->layout;
-    matmul_saved *saved = cps_tape_will_record(tape, 2, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    matmul_saved *saved =
+        cps_tape_will_record(tape, 2, operands) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const cps_node node = {.backward = matmul_backward,
                            .name = "matmul",
                            .output_count = 1,
@@ -247,15 +268,17 @@ cps_tensor *cps_matmul(cps_tape *tape, cps_tensor *a, cps_tensor *b, bool transp
                            .saved = saved};
     if (b->layout != NULL) {
         return cps_tape_fail(tape, CPS_ERR_USAGE,
-                             "matmul: the second operand's rows are spread over ranks; gather them first (cps_gather)");
+                             "matmul: the second operand's rows are spread over ranks; gather them "
+                             "first (cps_gather)");
     }
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
         if (saved != NULL) {
-            *saved = (matmul_saved){.transpose_a = transpose_a, .transpose_b = transpose_b, .alpha = alpha};
+            *saved = (matmul_saved){
+                .transpose_a = transpose_a, .transpose_b = transpose_b, .alpha = alpha};
         }
-        cps_gemm(transpose_a, transpose_b, m, n, k, alpha, cps_values(a), a->shape[1], cps_values(b), b->shape[1], 0.0,
-                 cps_values_out(y), n);
+        cps_gemm(transpose_a, transpose_b, m, n, k, alpha, cps_values(a), a->shape[1],
+                 cps_values(b), b->shape[1], 0.0, cps_values_out(y), n);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }

@@ -7,7 +7,9 @@
 
 #include "base/numeric.h"
 
-/* ---- shapes ---------------------------------------------------------------------------------------------------------------- */
+/* ---- shapes
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 int64_t cps_count_of(const cps_tensor *tensor) {
     int64_t count = 1;
     for (int32_t d = 0; d < tensor->rank; d++) {
@@ -56,14 +58,16 @@ cps_shape_text cps_show_shape(const cps_tensor *tensor) {
     cps_shape_text shown = {"["};
     size_t used = 1;
     for (int32_t d = 0; d < tensor->rank; d++) {
-        used += (size_t)snprintf(shown.text + used, sizeof shown.text - used, d == 0 ? "%lld" : ", %lld",
-                                 (long long)tensor->shape[d]);
+        used += (size_t)snprintf(shown.text + used, sizeof shown.text - used,
+                                 d == 0 ? "%lld" : ", %lld", (long long)tensor->shape[d]);
     }
     snprintf(shown.text + used, sizeof shown.text - used, "]");
     return shown;
 }
 
-/* ---- checks ---------------------------------------------------------------------------------------------------------------- */
+/* ---- checks
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 bool cps_op_ready(cps_tape *tape, const char *name, int32_t count, cps_tensor *const *operands) {
     if (cps_tape_status(tape) != CPS_OK) {
         return false;
@@ -71,7 +75,8 @@ bool cps_op_ready(cps_tape *tape, const char *name, int32_t count, cps_tensor *c
     for (int32_t i = 0; i < count; i++) {
         if (operands[i] == NULL) {
             cps_tape_fail(tape, CPS_ERR_USAGE,
-                          "%s: operand %d is NULL; it was never computed, or an output that was not asked for is used",
+                          "%s: operand %d is NULL; it was never computed, or an output that was "
+                          "not asked for is used",
                           name, (int)i + 1);
             return false;
         }
@@ -79,17 +84,19 @@ bool cps_op_ready(cps_tape *tape, const char *name, int32_t count, cps_tensor *c
     return true;
 }
 
-bool cps_op_dtype(cps_tape *tape, const char *name, const char *operand, const cps_tensor *tensor, cps_dtype dtype) {
+bool cps_op_dtype(cps_tape *tape, const char *name, const char *operand, const cps_tensor *tensor,
+                  cps_dtype dtype) {
     static const char *const names[] = {"real", "f64", "i32", "i64", "u8"};
     if (tensor->dtype == dtype) {
         return true;
     }
-    cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %s has elements of type %s; %s is wanted", name, operand,
-                  names[tensor->dtype], names[dtype]);
+    cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %s has elements of type %s; %s is wanted", name,
+                  operand, names[tensor->dtype], names[dtype]);
     return false;
 }
 
-bool cps_op_offsets(cps_tape *tape, const char *name, int64_t count, const int32_t *offsets, int64_t rows) {
+bool cps_op_offsets(cps_tape *tape, const char *name, int64_t count, const int32_t *offsets,
+                    int64_t rows) {
     bool right = count >= 0 && (count == 0 ? rows == 0 : offsets != NULL);
     if (right && count > 0) {
         right = offsets[0] == 0 && offsets[count] == rows;
@@ -99,8 +106,9 @@ bool cps_op_offsets(cps_tape *tape, const char *name, int64_t count, const int32
     }
     if (!right) {
         cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "%s: the offsets of %lld sequences must rise from 0 to the number of rows, %lld, and do not", name,
-                      (long long)count, (long long)rows);
+                      "%s: the offsets of %lld sequences must rise from 0 to the number of rows, "
+                      "%lld, and do not",
+                      name, (long long)count, (long long)rows);
     }
     return right;
 }
@@ -118,7 +126,9 @@ cps_tensor *cps_result_like(cps_tape *tape, const cps_tensor *like, int64_t colu
     return result;
 }
 
-/* ---- pieces ---------------------------------------------------------------------------------------------------------------- */
+/* ---- pieces
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 typedef struct range_work {
     int64_t n, piece;
     cps_range_body body;
@@ -176,7 +186,9 @@ void cps_put(int64_t count, const cps_real *from, bool fresh, cps_real *to) {
     cps_parallel_range(count, CPS_PIECE, fresh ? copy_piece : add_piece, &work);
 }
 
-/* ---- column sums ----------------------------------------------------------------------------------------------------------- */
+/* ---- column sums
+ * -----------------------------------------------------------------------------------------------------------
+ */
 typedef struct sums_work {
     int64_t rows, columns, stride, blocks;
     const cps_real *x;
@@ -217,7 +229,8 @@ static void sums_finish(void *context, int64_t first, int64_t last) {
     }
 }
 
-void cps_sum_partials(int64_t blocks, int64_t columns, const cps_real *partial, bool fresh, cps_real *sums) {
+void cps_sum_partials(int64_t blocks, int64_t columns, const cps_real *partial, bool fresh,
+                      cps_real *sums) {
     sums_work work = {.columns = columns,
                       .blocks = blocks,
                       .partial = (cps_real *)(uintptr_t)partial,
@@ -226,14 +239,17 @@ void cps_sum_partials(int64_t blocks, int64_t columns, const cps_real *partial, 
     cps_parallel_range(columns, 256, sums_finish, &work);
 }
 
-void cps_column_sums(int64_t rows, int64_t columns, int64_t stride, const cps_real *x, cps_real *partial, bool fresh,
-                     cps_real *sums) {
-    sums_work work = {.rows = rows, .columns = columns, .stride = stride, .x = x, .partial = partial};
+void cps_column_sums(int64_t rows, int64_t columns, int64_t stride, const cps_real *x,
+                     cps_real *partial, bool fresh, cps_real *sums) {
+    sums_work work = {
+        .rows = rows, .columns = columns, .stride = stride, .x = x, .partial = partial};
     cps_parallel_range(rows, CPS_SUM_ROWS, sums_block, &work);
     cps_sum_partials(cps_sum_blocks(rows), columns, partial, fresh, sums);
 }
 
-/* ---- slots ----------------------------------------------------------------------------------------------------------------- */
+/* ---- slots
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 int64_t cps_slots_count(void) {
     return cps_min_i64(cps_pool_threads(), CPS_MAX_SLOTS);
 }

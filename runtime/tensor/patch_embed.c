@@ -1,5 +1,5 @@
-/* Images to token rows: patches as the rows of a matrix, one product, then class token and positions. Kept for backward: the patch
- * matrix, if the filter learns. */
+/* Images to token rows: patches as the rows of a matrix, one product, then class token and
+ * positions. Kept for backward: the patch matrix, if the filter learns. */
 #include "tensor/ops.h"
 
 #include <string.h>
@@ -48,14 +48,16 @@ static void cut_row(void *context, int64_t index) {
         cps_real *to = w->to + (index * s->across + across) * patch_elements(s);
         for (int64_t line = 0; line < s->channels * s->patch; line++) {
             const int64_t channel = line / s->patch, y = down * s->patch + line % s->patch;
-            const cps_real *from =
-                w->from + ((image * s->channels + channel) * s->height + y) * s->width + across * s->patch;
+            const cps_real *from = w->from +
+                                   ((image * s->channels + channel) * s->height + y) * s->width +
+                                   across * s->patch;
             memcpy(to + line * s->patch, from, (size_t)s->patch * sizeof *to);
         }
     }
 }
 
-/* The way back: patches do not overlap, so each pixel gets one value; pixels outside all patches were zeroed before. */
+/* The way back: patches do not overlap, so each pixel gets one value; pixels outside all patches
+ * were zeroed before. */
 static void uncut_row(void *context, int64_t index) {
     const cut_work *w = context;
     const patch_shape *s = &w->shape;
@@ -64,7 +66,8 @@ static void uncut_row(void *context, int64_t index) {
         const cps_real *from = w->from + (index * s->across + across) * patch_elements(s);
         for (int64_t line = 0; line < s->channels * s->patch; line++) {
             const int64_t channel = line / s->patch, y = down * s->patch + line % s->patch;
-            cps_real *to = w->to + ((image * s->channels + channel) * s->height + y) * s->width + across * s->patch;
+            cps_real *to = w->to + ((image * s->channels + channel) * s->height + y) * s->width +
+                           across * s->patch;
             for (int64_t x = 0; x < s->patch; x++) {
                 to[x] += from[line * s->patch + x];
             }
@@ -72,7 +75,9 @@ static void uncut_row(void *context, int64_t index) {
     }
 }
 
-/* ---- forward --------------------------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 typedef struct place_work {
     patch_shape shape;
     const cps_real *product, *bias, *class_token, *positions;
@@ -80,7 +85,8 @@ typedef struct place_work {
 } place_work;
 
 /* Tile of the product to its rows of the result, with bias and position. */
-static void place_tile(void *context, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+static void place_tile(void *context, int64_t row, int64_t row_end, int64_t column,
+                       int64_t column_end) {
     const place_work *w = context;
     const cps_kernels *kernels = cps_kernels_get();
     const int64_t n = patches_of(&w->shape), out = w->shape.out, width = column_end - column;
@@ -105,26 +111,32 @@ static void place_classes(void *context, int64_t first, int64_t last) {
 static bool operands_fit(cps_tape *tape, cps_tensor *const operands[5]) {
     static const char *const names[] = {"image", "conv", "class_token", "positions", "bias"};
     for (int32_t i = 0; i < 5; i++) {
-        if (operands[i] != NULL && !cps_op_dtype(tape, "patch_embed", names[i], operands[i], CPS_REAL)) {
+        if (operands[i] != NULL &&
+            !cps_op_dtype(tape, "patch_embed", names[i], operands[i], CPS_REAL)) {
             return false;
         }
     }
-    const cps_tensor *image = operands[0], *conv = operands[1], *class_token = operands[2], *positions = operands[3];
+    const cps_tensor *image = operands[0], *conv = operands[1], *class_token = operands[2],
+                     *positions = operands[3];
     const cps_tensor *bias = operands[4];
-    bool fits = image->rank == 4 && conv->rank == 4 && class_token->rank == 1 && positions->rank == 2 &&
-                conv->shape[1] == image->shape[1] && conv->shape[2] == conv->shape[3] && conv->shape[3] >= 1 &&
+    bool fits = image->rank == 4 && conv->rank == 4 && class_token->rank == 1 &&
+                positions->rank == 2 && conv->shape[1] == image->shape[1] &&
+                conv->shape[2] == conv->shape[3] && conv->shape[3] >= 1 &&
                 image->shape[2] >= conv->shape[2] && image->shape[3] >= conv->shape[3];
     if (fits) {
         const patch_shape s = shape_of(image, conv);
         fits = class_token->shape[0] == s.out && positions->shape[0] == 1 + patches_of(&s) &&
-               positions->shape[1] == s.out && (bias == NULL || (bias->rank == 1 && bias->shape[0] == s.out));
+               positions->shape[1] == s.out &&
+               (bias == NULL || (bias->rank == 1 && bias->shape[0] == s.out));
     }
     if (!fits) {
         cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "patch_embed: image %s, conv %s, class token %s, positions %s, bias %s do not fit; [B, 3, H, W], "
+                      "patch_embed: image %s, conv %s, class token %s, positions %s, bias %s do "
+                      "not fit; [B, 3, H, W], "
                       "[C, 3, p, p], [C], [1 + patches, C] and [C] are wanted",
-                      cps_show_shape(image).text, cps_show_shape(conv).text, cps_show_shape(class_token).text,
-                      cps_show_shape(positions).text, bias != NULL ? cps_show_shape(bias).text : "(none)");
+                      cps_show_shape(image).text, cps_show_shape(conv).text,
+                      cps_show_shape(class_token).text, cps_show_shape(positions).text,
+                      bias != NULL ? cps_show_shape(bias).text : "(none)");
     }
     return fits;
 }
@@ -138,8 +150,8 @@ static size_t patch_scratch(const patch_shape *s, const cps_tensor *image) {
            (image->needs_grad ? cps_scratch_size(rows * patch_elements(s)) : 0);
 }
 
-static void patch_forward(const patch_shape *s, const cps_tensor *image, const cps_tensor *conv, place_work *place,
-                          cps_real *patches, cps_real *product_out) {
+static void patch_forward(const patch_shape *s, const cps_tensor *image, const cps_tensor *conv,
+                          place_work *place, cps_real *patches, cps_real *product_out) {
     cut_work cut = {.shape = *s, .from = cps_values(image), .to = patches};
     cps_parallel(s->images * s->down, cut_row, &cut);
     const cps_product product = {.transpose_b = true,
@@ -159,8 +171,8 @@ static void patch_forward(const patch_shape *s, const cps_tensor *image, const c
     cps_parallel_rows(s->images, s->out, place_classes, place);
 }
 
-cps_tensor *cps_patch_embed(cps_tape *tape, cps_tensor *image, cps_tensor *conv, cps_tensor *bias, cps_tensor *class_token,
-                            cps_tensor *positions) {
+cps_tensor *cps_patch_embed(cps_tape *tape, cps_tensor *image, cps_tensor *conv, cps_tensor *bias,
+                            cps_tensor *class_token, cps_tensor *positions) {
     cps_tensor *const operands[] = {image, conv, class_token, positions, bias};
     if (!cps_op_ready(tape, "patch_embed", 4, operands) || !operands_fit(tape, operands)) {
         return NULL;
@@ -200,7 +212,9 @@ cps_tensor *cps_patch_embed(cps_tape *tape, cps_tensor *image, cps_tensor *conv,
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------------- */
+/* ---- backward
+ * --------------------------------------------------------------------------------------------------------------
+ */
 typedef struct rows_work {
     int64_t images, n, out;
     const cps_real *dy;
@@ -226,11 +240,11 @@ static void sum_positions(void *context, int64_t token) {
     }
 }
 
-static void image_backward(const patch_shape *s, const cps_real *d_rows, const cps_tensor *conv, cps_real *d_patches,
-                           bool fresh, cps_real *d_image) {
+static void image_backward(const patch_shape *s, const cps_real *d_rows, const cps_tensor *conv,
+                           cps_real *d_patches, bool fresh, cps_real *d_image) {
     const int64_t k = patch_elements(s);
-    cps_gemm(false, false, s->images * patches_of(s), k, s->out, 1.0, d_rows, s->out, cps_values(conv), k, 0.0, d_patches,
-             k);
+    cps_gemm(false, false, s->images * patches_of(s), k, s->out, 1.0, d_rows, s->out,
+             cps_values(conv), k, 0.0, d_patches, k);
     if (fresh) {
         cps_fill_zero(s->images * s->channels * s->height * s->width, d_image);
     }
@@ -249,8 +263,11 @@ static cps_status patch_backward(cps_tape *tape, const cps_node *node) {
     if (cps_tape_status(tape) != CPS_OK) {
         return cps_tape_status(tape);
     }
-    rows_work pack = {
-        .images = s.images, .n = n, .out = s.out, .dy = cps_node_grad(node->outputs[0]), .to = d_rows};
+    rows_work pack = {.images = s.images,
+                      .n = n,
+                      .out = s.out,
+                      .dy = cps_node_grad(node->outputs[0]),
+                      .to = d_rows};
     cps_parallel_range(s.images, 1, pack_images, &pack);
     pack.to = d_tokens;
     cps_parallel(1 + n, sum_positions, &pack);
@@ -266,7 +283,8 @@ static cps_status patch_backward(cps_tape *tape, const cps_node *node) {
         cps_column_sums(rows, s.out, s.out, d_rows, partial, fresh, target);
     }
     if ((target = cps_grad_target(tape, in[1], &fresh)) != NULL) {
-        cps_gemm(true, false, s.out, k, rows, 1.0, d_rows, s.out, node->saved, k, fresh ? 0.0 : 1.0, target, k);
+        cps_gemm(true, false, s.out, k, rows, 1.0, d_rows, s.out, node->saved, k, fresh ? 0.0 : 1.0,
+                 target, k);
     }
     if ((target = cps_grad_target(tape, in[0], &fresh)) != NULL) {
         image_backward(&s, d_rows, in[1], d_patches, fresh, target);

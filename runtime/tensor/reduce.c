@@ -1,4 +1,5 @@
-/* Sums: of all elements, along the last dimension, over the first one, of products. In double, over fixed blocks added in order. */
+/* Sums: of all elements, along the last dimension, over the first one, of products. In double, over
+ * fixed blocks added in order. */
 #include "tensor/ops.h"
 
 #include <string.h>
@@ -17,12 +18,15 @@ typedef struct reduce_work {
     bool fresh;
 } reduce_work;
 
-/* ---- to a scalar ------------------------------------------------------------------------------------------------------------- */
+/* ---- to a scalar
+ * -------------------------------------------------------------------------------------------------------------
+ */
 static void sum_block(void *context, int64_t first, int64_t last) {
     const reduce_work *w = context;
     const cps_kernels *kernels = cps_kernels_get();
-    w->partial[first / SUM_BLOCK] = w->b != NULL ? kernels->dot(last - first, w->a + first, w->b + first)
-                                                 : kernels->sum(last - first, w->a + first);
+    w->partial[first / SUM_BLOCK] = w->b != NULL
+                                        ? kernels->dot(last - first, w->a + first, w->b + first)
+                                        : kernels->sum(last - first, w->a + first);
 }
 
 static double add_blocks(const double *partial, int64_t count) {
@@ -71,7 +75,8 @@ static cps_tensor *to_scalar(cps_tape *tape, const char *name, cps_tensor *a, cp
     const size_t mark = cps_tape_mark(tape);
     double *partial = cps_tape_save(tape, (size_t)cps_ceil_div(count, SUM_BLOCK) * sizeof *partial);
     if (cps_tape_computes(tape)) {
-        reduce_work work = {.a = cps_values(a), .b = b != NULL ? cps_values(b) : NULL, .partial = partial};
+        reduce_work work = {
+            .a = cps_values(a), .b = b != NULL ? cps_values(b) : NULL, .partial = partial};
         cps_parallel_range(count, SUM_BLOCK, sum_block, &work);
         cps_values_out(y)[0] = (cps_real)add_blocks(partial, count);
     }
@@ -93,13 +98,15 @@ cps_tensor *cps_dot(cps_tape *tape, cps_tensor *a, cps_tensor *b) {
         return NULL;
     }
     if (!cps_same_shape(a, b)) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "dot: shapes %s and %s; equal ones are wanted", cps_show_shape(a).text,
-                             cps_show_shape(b).text);
+        return cps_tape_fail(tape, CPS_ERR_USAGE, "dot: shapes %s and %s; equal ones are wanted",
+                             cps_show_shape(a).text, cps_show_shape(b).text);
     }
     return to_scalar(tape, "dot", a, b);
 }
 
-/* ---- along the last dimension ------------------------------------------------------------------------------------------------- */
+/* ---- along the last dimension
+ * -------------------------------------------------------------------------------------------------
+ */
 static void sum_rows(void *context, int64_t first, int64_t last) {
     const reduce_work *w = context;
     for (int64_t row = first; row < last; row++) {
@@ -125,7 +132,8 @@ static cps_status sum_last_backward(cps_tape *tape, const cps_node *node) {
 }
 
 cps_tensor *cps_sum_last(cps_tape *tape, cps_tensor *x) {
-    if (!cps_op_ready(tape, "sum_last", 1, &x) || !cps_op_dtype(tape, "sum_last", "x", x, CPS_REAL)) {
+    if (!cps_op_ready(tape, "sum_last", 1, &x) ||
+        !cps_op_dtype(tape, "sum_last", "x", x, CPS_REAL)) {
         return NULL;
     }
     if (x->rank < 1) {
@@ -144,13 +152,16 @@ cps_tensor *cps_sum_last(cps_tape *tape, cps_tensor *x) {
                            .inputs = {x}};
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
-        reduce_work work = {.width = cps_columns_of(x), .a = cps_values(x), .to = cps_values_out(y)};
+        reduce_work work = {
+            .width = cps_columns_of(x), .a = cps_values(x), .to = cps_values_out(y)};
         cps_parallel_rows(cps_rows_of(x), work.width, sum_rows, &work);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-/* ---- over the first dimension -------------------------------------------------------------------------------------------------- */
+/* ---- over the first dimension
+ * --------------------------------------------------------------------------------------------------
+ */
 static void sum_columns(void *context, int64_t first, int64_t last) {
     const reduce_work *w = context;
     enum { STRIP = 256 };
@@ -182,14 +193,16 @@ static void sum_first_backward_piece(void *context, int64_t first, int64_t last)
 
 static cps_status sum_first_backward(cps_tape *tape, const cps_node *node) {
     cps_tensor *x = node->inputs[0];
-    reduce_work work = {.width = cps_count_of(node->outputs[0]), .dy = cps_node_grad(node->outputs[0])};
+    reduce_work work = {.width = cps_count_of(node->outputs[0]),
+                        .dy = cps_node_grad(node->outputs[0])};
     work.to = cps_grad_target(tape, x, &work.fresh);
     cps_parallel_rows(x->shape[0], work.width, sum_first_backward_piece, &work);
     return CPS_OK;
 }
 
 cps_tensor *cps_sum_first(cps_tape *tape, cps_tensor *x) {
-    if (!cps_op_ready(tape, "sum_first", 1, &x) || !cps_op_dtype(tape, "sum_first", "x", x, CPS_REAL)) {
+    if (!cps_op_ready(tape, "sum_first", 1, &x) ||
+        !cps_op_dtype(tape, "sum_first", "x", x, CPS_REAL)) {
         return NULL;
     }
     if (x->rank < 1) {
@@ -207,8 +220,10 @@ cps_tensor *cps_sum_first(cps_tape *tape, cps_tensor *x) {
                            .inputs = {x}};
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
-        reduce_work work = {
-            .rows = x->shape[0], .width = cps_count_of(y), .a = cps_values(x), .to = cps_values_out(y)};
+        reduce_work work = {.rows = x->shape[0],
+                            .width = cps_count_of(y),
+                            .a = cps_values(x),
+                            .to = cps_values_out(y)};
         cps_parallel_range(work.width, 256, sum_columns, &work);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;

@@ -1,5 +1,5 @@
-/* Operations that move elements and compute nothing: views, slices, concatenation, gathering of rows, constants. All are runs of
- * rows of a matrix [rows, width] copied to runs of another. */
+/* Operations that move elements and compute nothing: views, slices, concatenation, gathering of
+ * rows, constants. All are runs of rows of a matrix [rows, width] copied to runs of another. */
 #include "tensor/ops.h"
 
 #include <string.h>
@@ -7,7 +7,8 @@
 #include "base/numeric.h"
 #include "tensor/op.h"
 
-/* rows stretches of `width` elements: to[row * to_stride] (+)= from[row * from_stride]. With an index the rows of `from` are picked. */
+/* rows stretches of `width` elements: to[row * to_stride] (+)= from[row * from_stride]. With an
+ * index the rows of `from` are picked. */
 typedef struct move_work {
     int64_t width, from_stride, to_stride;
     const cps_real *from;
@@ -19,7 +20,8 @@ typedef struct move_work {
 static void move_rows(void *context, int64_t first, int64_t last) {
     const move_work *w = context;
     for (int64_t row = first; row < last; row++) {
-        const cps_real *from = w->from + (w->index != NULL ? (int64_t)w->index[row] : row) * w->from_stride;
+        const cps_real *from =
+            w->from + (w->index != NULL ? (int64_t)w->index[row] : row) * w->from_stride;
         cps_real *to = w->to + row * w->to_stride;
         if (w->fresh) {
             memcpy(to, from, (size_t)w->width * sizeof *to);
@@ -29,8 +31,8 @@ static void move_rows(void *context, int64_t first, int64_t last) {
     }
 }
 
-static void move(int64_t rows, int64_t width, const cps_real *from, int64_t from_stride, bool fresh, cps_real *to,
-                 int64_t to_stride) {
+static void move(int64_t rows, int64_t width, const cps_real *from, int64_t from_stride, bool fresh,
+                 cps_real *to, int64_t to_stride) {
     move_work work = {.width = width,
                       .from_stride = from_stride,
                       .to_stride = to_stride,
@@ -40,7 +42,9 @@ static void move(int64_t rows, int64_t width, const cps_real *from, int64_t from
     cps_parallel_rows(rows, width, move_rows, &work);
 }
 
-/* ---- views ------------------------------------------------------------------------------------------------------------------ */
+/* ---- views
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 cps_tensor *cps_reshape(cps_tape *tape, cps_tensor *x, int32_t rank, const int64_t *shape) {
     if (!cps_op_ready(tape, "reshape", 1, &x)) {
         return NULL;
@@ -50,15 +54,13 @@ cps_tensor *cps_reshape(cps_tape *tape, cps_tensor *x, int32_t rank, const int64
         return NULL;
     }
     if (cps_count_of(y) != cps_count_of(x)) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "reshape: %s to %s changes the number of elements",
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "reshape: %s to %s changes the number of elements",
                              cps_show_shape(x).text, cps_show_shape(y).text);
     }
     y->layout = cps_first_of(y) == cps_first_of(x) ? x->layout : NULL;
-    const cps_node node = {.name = "reshape",
-                           .output_count = 1,
-                           .input_count = 1,
-                           .outputs = {y},
-                           .inputs = {x}};
+    const cps_node node = {
+        .name = "reshape", .output_count = 1, .input_count = 1, .outputs = {y}, .inputs = {x}};
     cps_tape_record_with(tape, &node, CPS_PASS_0);
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
@@ -74,7 +76,8 @@ cps_tensor *cps_stop_gradient(cps_tape *tape, cps_tensor *x) {
     return y;
 }
 
-cps_tensor *cps_constant(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, const void *values) {
+cps_tensor *cps_constant(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape,
+                         const void *values) {
     cps_tensor *y = cps_tape_tensor(tape, dtype, rank, shape);
     if (y != NULL && cps_tape_computes(tape)) {
         memcpy(y->data, values, (size_t)cps_count_of(y) * cps_dtype_bytes(dtype));
@@ -82,7 +85,9 @@ cps_tensor *cps_constant(cps_tape *tape, cps_dtype dtype, int32_t rank, const in
     return y;
 }
 
-/* ---- transpose -------------------------------------------------------------------------------------------------------------- */
+/* ---- transpose
+ * --------------------------------------------------------------------------------------------------------------
+ */
 enum { TRANSPOSE_TILE = 32 };
 
 typedef struct transpose_work {
@@ -108,18 +113,21 @@ static void transpose_strip(void *context, int64_t first, int64_t last) {
 
 static cps_status transpose_backward(cps_tape *tape, const cps_node *node) {
     cps_tensor *x = node->inputs[0];
-    transpose_work work = {.rows = x->shape[0], .columns = x->shape[1], .from = cps_node_grad(node->outputs[0])};
+    transpose_work work = {
+        .rows = x->shape[0], .columns = x->shape[1], .from = cps_node_grad(node->outputs[0])};
     work.to = cps_grad_target(tape, x, &work.fresh);
     cps_parallel_range(work.rows, TRANSPOSE_TILE, transpose_strip, &work);
     return CPS_OK;
 }
 
 cps_tensor *cps_transpose(cps_tape *tape, cps_tensor *x) {
-    if (!cps_op_ready(tape, "transpose", 1, &x) || !cps_op_dtype(tape, "transpose", "x", x, CPS_REAL)) {
+    if (!cps_op_ready(tape, "transpose", 1, &x) ||
+        !cps_op_dtype(tape, "transpose", "x", x, CPS_REAL)) {
         return NULL;
     }
     if (x->rank != 2) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "transpose: x %s; a matrix is wanted", cps_show_shape(x).text);
+        return cps_tape_fail(tape, CPS_ERR_USAGE, "transpose: x %s; a matrix is wanted",
+                             cps_show_shape(x).text);
     }
     const int64_t shape[2] = {x->shape[1], x->shape[0]};
     cps_tensor *y = cps_tape_tensor(tape, CPS_REAL, 2, shape);
@@ -134,14 +142,19 @@ cps_tensor *cps_transpose(cps_tape *tape, cps_tensor *x) {
                            .inputs = {x}};
     cps_tape_record_with(tape, &node, 0);
     if (cps_tape_computes(tape)) {
-        transpose_work work = {
-            .rows = shape[0], .columns = shape[1], .from = cps_values(x), .to = cps_values_out(y), .fresh = true};
+        transpose_work work = {.rows = shape[0],
+                               .columns = shape[1],
+                               .from = cps_values(x),
+                               .to = cps_values_out(y),
+                               .fresh = true};
         cps_parallel_range(work.rows, TRANSPOSE_TILE, transpose_strip, &work);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-/* ---- slices ----------------------------------------------------------------------------------------------------------------- */
+/* ---- slices
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 /* A slice is columns [first, first + columns) of x seen as [rows, width]. */
 typedef struct slice_saved {
     int64_t rows, width, first, columns;
@@ -154,15 +167,18 @@ static cps_status slice_backward(cps_tape *tape, const cps_node *node) {
     if (fresh) {
         cps_fill_zero(s->rows * s->width, target);
     }
-    move(s->rows, s->columns, cps_node_grad(node->outputs[0]), s->columns, fresh, target + s->first, s->width);
+    move(s->rows, s->columns, cps_node_grad(node->outputs[0]), s->columns, fresh, target + s->first,
+         s->width);
     return CPS_OK;
 }
 
-static cps_tensor *slice(cps_tape *tape, const char *name, cps_tensor *x, cps_tensor *y, const slice_saved *shape) {
+static cps_tensor *slice(cps_tape *tape, const char *name, cps_tensor *x, cps_tensor *y,
+                         const slice_saved *shape) {
     if (y == NULL) {
         return NULL;
     }
-    slice_saved *saved = cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    slice_saved *saved =
+        cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const cps_node node = {.backward = slice_backward,
                            .name = name,
                            .output_count = 1,
@@ -175,20 +191,20 @@ static cps_tensor *slice(cps_tape *tape, const char *name, cps_tensor *x, cps_te
         if (saved != NULL) {
             *saved = *shape;
         }
-        move(shape->rows, shape->columns, cps_values(x) + shape->first, shape->width, true, cps_values_out(y),
-             shape->columns);
+        move(shape->rows, shape->columns, cps_values(x) + shape->first, shape->width, true,
+             cps_values_out(y), shape->columns);
     }
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-static bool slice_fits(cps_tape *tape, const char *name, const cps_tensor *x, int64_t extent, int64_t first,
-                       int64_t count) {
+static bool slice_fits(cps_tape *tape, const char *name, const cps_tensor *x, int64_t extent,
+                       int64_t first, int64_t count) {
     if (!cps_op_dtype(tape, name, "x", x, CPS_REAL)) {
         return false;
     }
     if (x->rank < 1 || first < 0 || count < 0 || first > extent || count > extent - first) {
-        cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %lld from %lld on do not lie inside x %s", name, (long long)count,
-                      (long long)first, cps_show_shape(x).text);
+        cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %lld from %lld on do not lie inside x %s", name,
+                      (long long)count, (long long)first, cps_show_shape(x).text);
         return false;
     }
     return true;
@@ -205,7 +221,8 @@ cps_tensor *cps_slice_rows(cps_tape *tape, cps_tensor *x, int64_t first, int64_t
     for (int32_t d = 1; d < x->rank; d++) {
         inner *= shape[d];
     }
-    const slice_saved s = {.rows = 1, .width = x->shape[0] * inner, .first = first * inner, .columns = rows * inner};
+    const slice_saved s = {
+        .rows = 1, .width = x->shape[0] * inner, .first = first * inner, .columns = rows * inner};
     return slice(tape, "slice_rows", x, cps_tape_tensor(tape, CPS_REAL, x->rank, shape), &s);
 }
 
@@ -214,7 +231,8 @@ cps_tensor *cps_slice_columns(cps_tape *tape, cps_tensor *x, int64_t first, int6
         !slice_fits(tape, "slice_columns", x, cps_columns_of(x), first, columns)) {
         return NULL;
     }
-    const slice_saved s = {.rows = cps_rows_of(x), .width = cps_columns_of(x), .first = first, .columns = columns};
+    const slice_saved s = {
+        .rows = cps_rows_of(x), .width = cps_columns_of(x), .first = first, .columns = columns};
     cps_tensor *y = cps_result_like(tape, x, columns);
     if (y != NULL && x->rank == 1) {
         y->layout = NULL; /* its columns are its rows */
@@ -222,7 +240,9 @@ cps_tensor *cps_slice_columns(cps_tape *tape, cps_tensor *x, int64_t first, int6
     return slice(tape, "slice_columns", x, y, &s);
 }
 
-/* ---- concatenation ---------------------------------------------------------------------------------------------------------- */
+/* ---- concatenation
+ * ----------------------------------------------------------------------------------------------------------
+ */
 /* Parts as blocks of columns of a result [rows, width]. */
 typedef struct concat_saved {
     int64_t rows, width;
@@ -244,9 +264,11 @@ static cps_status concat_backward(cps_tape *tape, const cps_node *node) {
 }
 
 /* by_rows: along the first dimension, else along the last. The other dimensions must be equal. */
-static bool parts_fit(cps_tape *tape, const char *name, int32_t count, cps_tensor *const *parts, bool by_rows) {
+static bool parts_fit(cps_tape *tape, const char *name, int32_t count, cps_tensor *const *parts,
+                      bool by_rows) {
     if (count < 1 || count >= CPS_NODE_MAX) {
-        cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %d parts; 1 to %d are possible", name, (int)count, (int)CPS_NODE_MAX - 1);
+        cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %d parts; 1 to %d are possible", name, (int)count,
+                      (int)CPS_NODE_MAX - 1);
         return false;
     }
     if (!cps_op_ready(tape, name, count, parts)) {
@@ -259,7 +281,8 @@ static bool parts_fit(cps_tape *tape, const char *name, int32_t count, cps_tenso
             fits = d == (by_rows ? 0 : head->rank - 1) || parts[i]->shape[d] == head->shape[d];
         }
         if (!fits) {
-            cps_tape_fail(tape, CPS_ERR_USAGE, "%s: part %d is %s beside %s; only the %s dimension may differ", name,
+            cps_tape_fail(tape, CPS_ERR_USAGE,
+                          "%s: part %d is %s beside %s; only the %s dimension may differ", name,
                           (int)i + 1, cps_show_shape(parts[i]).text, cps_show_shape(head).text,
                           by_rows ? "first" : "last");
         }
@@ -270,7 +293,8 @@ static bool parts_fit(cps_tape *tape, const char *name, int32_t count, cps_tenso
     return true;
 }
 
-static cps_tensor *concat(cps_tape *tape, const char *name, int32_t count, cps_tensor *const *parts, bool by_rows) {
+static cps_tensor *concat(cps_tape *tape, const char *name, int32_t count, cps_tensor *const *parts,
+                          bool by_rows) {
     if (!parts_fit(tape, name, count, parts, by_rows)) {
         return NULL;
     }
@@ -279,7 +303,8 @@ static cps_tensor *concat(cps_tape *tape, const char *name, int32_t count, cps_t
     memcpy(shape, parts[0]->shape, sizeof shape);
     int64_t *grown = &shape[by_rows ? 0 : parts[0]->rank - 1];
     *grown = 0;
-    cps_node node = {.backward = concat_backward, .name = name, .output_count = 1, .input_count = count};
+    cps_node node = {
+        .backward = concat_backward, .name = name, .output_count = 1, .input_count = count};
     for (int32_t i = 0; i < count; i++) {
         node.inputs[i] = parts[i];
         s.columns[i] = by_rows ? cps_count_of(parts[i]) : cps_columns_of(parts[i]);
@@ -291,7 +316,8 @@ static cps_tensor *concat(cps_tape *tape, const char *name, int32_t count, cps_t
         return NULL;
     }
     y->layout = by_rows || parts[0]->rank == 1 ? NULL : parts[0]->layout;
-    concat_saved *saved = cps_tape_will_record(tape, count, parts) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    concat_saved *saved =
+        cps_tape_will_record(tape, count, parts) ? cps_tape_save(tape, sizeof *saved) : NULL;
     node.outputs[0] = y;
     node.saved = saved;
     cps_tape_record_with(tape, &node, 0);
@@ -316,7 +342,9 @@ cps_tensor *cps_concat_columns(cps_tape *tape, int32_t count, cps_tensor *const 
     return concat(tape, "concat_columns", count, parts, false);
 }
 
-/* ---- picked rows ------------------------------------------------------------------------------------------------------------ */
+/* ---- picked rows
+ * ------------------------------------------------------------------------------------------------------------
+ */
 typedef struct take_saved {
     const int32_t *index;
 } take_saved;
@@ -364,7 +392,8 @@ static bool index_fits(cps_tape *tape, const cps_tensor *x, int64_t count, const
     }
     for (int64_t i = 0; i < count; i++) {
         if (index[i] < 0 || index[i] >= x->shape[0]) {
-            cps_tape_fail(tape, CPS_ERR_USAGE, "take_rows: index %lld is %d; x %s has rows 0 to %lld", (long long)i,
+            cps_tape_fail(tape, CPS_ERR_USAGE,
+                          "take_rows: index %lld is %d; x %s has rows 0 to %lld", (long long)i,
                           (int)index[i], cps_show_shape(x).text, (long long)x->shape[0] - 1);
             return false;
         }
@@ -383,7 +412,8 @@ cps_tensor *cps_take_rows(cps_tape *tape, cps_tensor *x, int64_t count, const in
     if (y == NULL) {
         return NULL;
     }
-    take_saved *saved = cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
+    take_saved *saved =
+        cps_tape_will_record(tape, 1, &x) ? cps_tape_save(tape, sizeof *saved) : NULL;
     const cps_node node = {.backward = take_backward,
                            .name = "take_rows",
                            .output_count = 1,

@@ -15,7 +15,8 @@ typedef struct softmax_work {
 } softmax_work;
 
 /* log(sum exp(x)) in double; the row's maximum first. `exps` [width]: exp(x - maximum). */
-static double log_sum_exp(int64_t width, const cps_real *x, cps_real *exps, double *maximum_out, double *sum_out) {
+static double log_sum_exp(int64_t width, const cps_real *x, cps_real *exps, double *maximum_out,
+                          double *sum_out) {
     const cps_kernels *kernels = cps_kernels_get();
     const cps_real most = kernels->max(width, x);
     const double sum = kernels->exp_sum(width, x, most, exps);
@@ -24,11 +25,14 @@ static double log_sum_exp(int64_t width, const cps_real *x, cps_real *exps, doub
     return (double)most + log(sum);
 }
 
-/* ---- softmax ----------------------------------------------------------------------------------------------------------------- */
+/* ---- softmax
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 static void softmax_rows(void *context, int64_t first, int64_t last) {
     const softmax_work *w = context;
     for (int64_t row = first; row < last; row++) {
-        cps_kernels_get()->softmax(w->width, (cps_real)1, w->x + row * w->width, w->to + row * w->width);
+        cps_kernels_get()->softmax(w->width, (cps_real)1, w->x + row * w->width,
+                                   w->to + row * w->width);
     }
 }
 
@@ -36,7 +40,8 @@ static void softmax_grad_rows(void *context, int64_t first, int64_t last) {
     const softmax_work *w = context;
     for (int64_t row = first; row < last; row++) {
         const int64_t at = row * w->width;
-        cps_kernels_get()->softmax_grad(w->width, (cps_real)1, w->y + at, w->dy + at, !w->fresh, w->to + at);
+        cps_kernels_get()->softmax_grad(w->width, (cps_real)1, w->y + at, w->dy + at, !w->fresh,
+                                        w->to + at);
     }
 }
 
@@ -83,14 +88,15 @@ static cps_status log_softmax_backward(cps_tape *tape, const cps_node *node) {
     return softmax_run(tape, node, log_softmax_grad_rows);
 }
 
-static cps_tensor *softmax_make(cps_tape *tape, const char *name, cps_tensor *x, cps_backward_fn backward,
-                                cps_range_body body) {
+static cps_tensor *softmax_make(cps_tape *tape, const char *name, cps_tensor *x,
+                                cps_backward_fn backward, cps_range_body body) {
     if (!cps_op_ready(tape, name, 1, &x) || !cps_op_dtype(tape, name, "x", x, CPS_REAL)) {
         return NULL;
     }
     const int64_t width = cps_columns_of(x);
     if (x->rank < 1 || width < 1) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "%s: x %s; rows of at least one element are wanted", name,
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "%s: x %s; rows of at least one element are wanted", name,
                              cps_show_shape(x).text);
     }
     cps_tensor *y = cps_result_like(tape, x, width);
@@ -119,8 +125,11 @@ cps_tensor *cps_log_softmax(cps_tape *tape, cps_tensor *x) {
     return softmax_make(tape, "log_softmax", x, log_softmax_backward, log_softmax_rows);
 }
 
-/* ---- cross-entropy ------------------------------------------------------------------------------------------------------------ */
-/* Rows z with a class or a row of weights each. Kept: exp(z - maximum), 1 / its sum and log(sum exp z) of each row. */
+/* ---- cross-entropy
+ * ------------------------------------------------------------------------------------------------------------
+ */
+/* Rows z with a class or a row of weights each. Kept: exp(z - maximum), 1 / its sum and log(sum exp
+ * z) of each row. */
 typedef struct entropy_saved {
     cps_real *exps;  /* [rows, width] */
     double *inverse; /* [rows] */
@@ -162,7 +171,9 @@ static void entropy_rows(void *context, int64_t first, int64_t last) {
         const cps_real *target = w->soft + row * w->width;
         double loss = lse * kernels->sum(w->width, target);
         for (int64_t j = 0; j < w->width; j++) {
-            loss -= target[j] == 0 ? 0.0 : (double)target[j] * (double)z[j]; /* z may be -inf where no target is */
+            loss -= target[j] == 0
+                        ? 0.0
+                        : (double)target[j] * (double)z[j]; /* z may be -inf where no target is */
         }
         w->loss[row] = row_weight(w, row) * loss;
     }
@@ -204,7 +215,8 @@ static void entropy_target_rows(void *context, int64_t first, int64_t last) {
     }
 }
 
-static entropy_work entropy_describe(const cps_tensor *logits, const cps_tensor *target, const cps_tensor *weight) {
+static entropy_work entropy_describe(const cps_tensor *logits, const cps_tensor *target,
+                                     const cps_tensor *weight) {
     return (entropy_work){.width = cps_columns_of(logits),
                           .z = cps_values(logits),
                           .soft = target->dtype == CPS_REAL ? cps_values(target) : NULL,
@@ -231,7 +243,8 @@ static bool classes_in_range(cps_tape *tape, const cps_tensor *target, int64_t c
     for (int64_t row = 0; row < target->shape[0]; row++) {
         if (class_of[row] < -1 || class_of[row] >= classes) {
             cps_tape_fail(tape, CPS_ERR_USAGE,
-                          "cross_entropy: row %lld has class %d; 0 to %lld, or -1 to leave a row out, are wanted",
+                          "cross_entropy: row %lld has class %d; 0 to %lld, or -1 to leave a row "
+                          "out, are wanted",
                           (long long)row, (int)class_of[row], (long long)(classes - 1));
             return false;
         }
@@ -239,35 +252,40 @@ static bool classes_in_range(cps_tape *tape, const cps_tensor *target, int64_t c
     return true;
 }
 
-static bool entropy_operands_fit(cps_tape *tape, const char *name, const cps_tensor *logits, const cps_tensor *target,
-                                 const cps_tensor *weight, bool soft) {
+static bool entropy_operands_fit(cps_tape *tape, const char *name, const cps_tensor *logits,
+                                 const cps_tensor *target, const cps_tensor *weight, bool soft) {
     if (!cps_op_dtype(tape, name, "logits", logits, CPS_REAL) ||
         !cps_op_dtype(tape, name, "target", target, soft ? CPS_REAL : CPS_I32) ||
         (weight != NULL && !cps_op_dtype(tape, name, "row_weight", weight, CPS_REAL))) {
         return false;
     }
     bool fits = logits->rank == 2 && logits->shape[1] >= 1 && target->rank == (soft ? 2 : 1) &&
-                target->shape[0] == logits->shape[0] && (!soft || target->shape[1] == logits->shape[1]) &&
+                target->shape[0] == logits->shape[0] &&
+                (!soft || target->shape[1] == logits->shape[1]) &&
                 (weight == NULL || (weight->rank == 1 && weight->shape[0] == logits->shape[0]));
     if (!fits) {
-        cps_tape_fail(tape, CPS_ERR_USAGE,
-                      "%s: logits %s, target %s, row weight %s; [rows, K], %s and [rows] are wanted", name,
-                      cps_show_shape(logits).text, cps_show_shape(target).text,
-                      weight != NULL ? cps_show_shape(weight).text : "(none)", soft ? "[rows, K]" : "[rows]");
+        cps_tape_fail(
+            tape, CPS_ERR_USAGE,
+            "%s: logits %s, target %s, row weight %s; [rows, K], %s and [rows] are wanted", name,
+            cps_show_shape(logits).text, cps_show_shape(target).text,
+            weight != NULL ? cps_show_shape(weight).text : "(none)", soft ? "[rows, K]" : "[rows]");
     }
-    return fits && (soft || !cps_tape_computes(tape) || classes_in_range(tape, target, logits->shape[1]));
+    return fits &&
+           (soft || !cps_tape_computes(tape) || classes_in_range(tape, target, logits->shape[1]));
 }
 
-static cps_tensor *entropy(cps_tape *tape, const char *name, cps_tensor *logits, cps_tensor *target, cps_tensor *weight,
-                           bool soft) {
+static cps_tensor *entropy(cps_tape *tape, const char *name, cps_tensor *logits, cps_tensor *target,
+                           cps_tensor *weight, bool soft) {
     cps_tensor *const operands[] = {logits, target, weight};
     if (!cps_op_ready(tape, name, 2, operands) ||
         !entropy_operands_fit(tape, name, logits, target, weight, soft)) {
         return NULL;
     }
     if (weight != NULL && weight->needs_grad) {
-        return cps_tape_fail(tape, CPS_ERR_USAGE, "%s: the row weight is a constant and cannot learn; use "
-                             "cps_stop_gradient on it", name);
+        return cps_tape_fail(tape, CPS_ERR_USAGE,
+                             "%s: the row weight is a constant and cannot learn; use "
+                             "cps_stop_gradient on it",
+                             name);
     }
     const int64_t rows = logits->shape[0], width = logits->shape[1];
     cps_tensor *y = cps_tape_tensor(tape, CPS_REAL, 0, NULL);
@@ -308,10 +326,12 @@ static cps_tensor *entropy(cps_tape *tape, const char *name, cps_tensor *logits,
     return cps_tape_status(tape) == CPS_OK ? y : NULL;
 }
 
-cps_tensor *cps_cross_entropy(cps_tape *tape, cps_tensor *logits, cps_tensor *target, cps_tensor *row_weight) {
+cps_tensor *cps_cross_entropy(cps_tape *tape, cps_tensor *logits, cps_tensor *target,
+                              cps_tensor *row_weight) {
     return entropy(tape, "cross_entropy", logits, target, row_weight, false);
 }
 
-cps_tensor *cps_soft_cross_entropy(cps_tape *tape, cps_tensor *logits, cps_tensor *target, cps_tensor *row_weight) {
+cps_tensor *cps_soft_cross_entropy(cps_tape *tape, cps_tensor *logits, cps_tensor *target,
+                                   cps_tensor *row_weight) {
     return entropy(tape, "soft_cross_entropy", logits, target, row_weight, true);
 }

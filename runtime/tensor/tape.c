@@ -1,9 +1,12 @@
-/* The tape. Descriptions (tensors, nodes) live in blocks of the tape's own that survive a reset, so that a PLAN tape, whose arena
- * gives no memory, runs the same code and a repeated step allocates nothing. Bytes of tensors come from the arena.
+/* The tape. Descriptions (tensors, nodes) live in blocks of the tape's own that survive a reset, so
+ * that a PLAN tape, whose arena gives no memory, runs the same code and a repeated step allocates
+ * nothing. Bytes of tensors come from the arena.
  *
- * Gradients of results lie in buffers with a count of holders: an operation that only hands its gradient on (add, reshape) makes the
- * input another holder; whoever wants to add to a buffer with several holders takes a copy first. Used-up buffers go to a free list by
- * size. All buffers that a backward function writes are taken before it runs, in the order of its inputs, so that a plan takes the same ones. */
+ * Gradients of results lie in buffers with a count of holders: an operation that only hands its
+ * gradient on (add, reshape) makes the input another holder; whoever wants to add to a buffer with
+ * several holders takes a copy first. Used-up buffers go to a free list by size. All buffers that a
+ * backward function writes are taken before it runs, in the order of its inputs, so that a plan
+ * takes the same ones. */
 #include "tensor/tape.h"
 
 #include <stdarg.h>
@@ -68,14 +71,18 @@ struct cps_tape {
     cps_comm *comm;
 };
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
-cps_status cps_tape_create(cps_arena *arena, cps_tape_mode mode, const void *host, cps_tape **tape_out) {
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+cps_status cps_tape_create(cps_arena *arena, cps_tape_mode mode, const void *host,
+                           cps_tape **tape_out) {
     cps_tape *tape = calloc(1, sizeof *tape);
     block *first = malloc(sizeof *first);
     if (tape == NULL || first == NULL) {
         free(tape);
         free(first);
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a tape (%zu bytes)", sizeof *tape + sizeof *first);
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a tape (%zu bytes)",
+                        sizeof *tape + sizeof *first);
     }
     first->next = NULL;
     tape->first_block = first;
@@ -166,7 +173,9 @@ cps_tensor *cps_tape_fail(cps_tape *tape, cps_status code, const char *format, .
     return NULL;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 /* Zeroed bytes for a description, until the reset. */
 static void *describe(cps_tape *tape, size_t bytes) {
     bytes = (bytes + 15) & ~(size_t)15;
@@ -175,7 +184,8 @@ static void *describe(cps_tape *tape, size_t bytes) {
         if (tape->block->next == NULL) {
             block *next = malloc(sizeof *next);
             if (next == NULL) {
-                return cps_tape_fail(tape, CPS_ERR_UNAVAILABLE, "out of memory for a tape's records (%zu bytes)",
+                return cps_tape_fail(tape, CPS_ERR_UNAVAILABLE,
+                                     "out of memory for a tape's records (%zu bytes)",
                                      sizeof *next);
             }
             next->next = NULL;
@@ -226,26 +236,33 @@ cps_real *cps_scratch(cps_tape *tape, int64_t count) {
     return take(tape, (size_t)count * sizeof(cps_real));
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------------------------------- */
-static own_tensor *tensor_new(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, size_t *bytes_out) {
+/* ---- tensors
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+static own_tensor *tensor_new(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape,
+                              size_t *bytes_out) {
     if (tape->status != CPS_OK) {
         return NULL;
     }
     if (rank < 0 || rank > CPS_MAX_DIMS) {
-        cps_tape_fail(tape, CPS_ERR_USAGE, "a tensor of %d dimensions was asked for; 0 to %d are possible", (int)rank,
+        cps_tape_fail(tape, CPS_ERR_USAGE,
+                      "a tensor of %d dimensions was asked for; 0 to %d are possible", (int)rank,
                       (int)CPS_MAX_DIMS);
         return NULL;
     }
     int64_t count = 1;
     for (int32_t d = 0; d < rank; d++) {
         if (!cps_mul_i64(count, shape[d], &count)) {
-            cps_tape_fail(tape, CPS_ERR_USAGE, "dimension %d of a tensor is %lld: it is negative or the tensor too large",
-                          (int)d, (long long)shape[d]);
+            cps_tape_fail(
+                tape, CPS_ERR_USAGE,
+                "dimension %d of a tensor is %lld: it is negative or the tensor too large", (int)d,
+                (long long)shape[d]);
             return NULL;
         }
     }
     if (!cps_mul_size((size_t)count, cps_dtype_bytes(dtype), bytes_out)) {
-        cps_tape_fail(tape, CPS_ERR_USAGE, "a tensor of %lld elements is too large", (long long)count);
+        cps_tape_fail(tape, CPS_ERR_USAGE, "a tensor of %lld elements is too large",
+                      (long long)count);
         return NULL;
     }
     own_tensor *own = describe(tape, sizeof *own);
@@ -270,7 +287,8 @@ cps_tensor *cps_tape_tensor(cps_tape *tape, cps_dtype dtype, int32_t rank, const
     return tape->status == CPS_OK ? &own->tensor : NULL;
 }
 
-cps_tensor *cps_tape_view(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, void *data) {
+cps_tensor *cps_tape_view(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape,
+                          void *data) {
     size_t bytes;
     own_tensor *own = tensor_new(tape, dtype, rank, shape, &bytes);
     if (own == NULL) {
@@ -296,7 +314,8 @@ static bool leaf_room(cps_tape *tape, int32_t id) {
         tape->leaves = leaves;
     }
     if (uses == NULL || leaves == NULL) {
-        cps_tape_fail(tape, CPS_ERR_UNAVAILABLE, "out of memory for a tape's table of %lld leaves", (long long)capacity);
+        cps_tape_fail(tape, CPS_ERR_UNAVAILABLE, "out of memory for a tape's table of %lld leaves",
+                      (long long)capacity);
         return false;
     }
     memset(uses + old, 0, (size_t)(capacity - old) * sizeof *uses);
@@ -305,13 +324,14 @@ static bool leaf_room(cps_tape *tape, int32_t id) {
     return true;
 }
 
-cps_tensor *cps_tape_leaf(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape, void *data, cps_real *grad,
-                          int32_t id) {
+cps_tensor *cps_tape_leaf(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape,
+                          void *data, cps_real *grad, int32_t id) {
     if (tape->status != CPS_OK || (id >= 0 && !leaf_room(tape, id))) {
         return NULL;
     }
     /* One parameter wrapped twice is one leaf: grad_fresh must not be asked in two places. */
-    if (id >= 0 && tape->leaves[id] != NULL && tape->leaves[id]->data == data && tape->leaves[id]->grad == grad) {
+    if (id >= 0 && tape->leaves[id] != NULL && tape->leaves[id]->data == data &&
+        tape->leaves[id]->grad == grad) {
         return tape->leaves[id];
     }
     cps_tensor *leaf = cps_tape_view(tape, dtype, rank, shape, data);
@@ -328,7 +348,9 @@ cps_tensor *cps_tape_leaf(cps_tape *tape, cps_dtype dtype, int32_t rank, const i
     return leaf;
 }
 
-/* ---- recording ------------------------------------------------------------------------------------------------------------- */
+/* ---- recording
+ * -------------------------------------------------------------------------------------------------------------
+ */
 bool cps_tape_will_record(const cps_tape *tape, int32_t count, cps_tensor *const *inputs) {
     if (tape->status != CPS_OK || tape->mode == CPS_TAPE_PLAIN) {
         return false;
@@ -341,13 +363,15 @@ bool cps_tape_will_record(const cps_tape *tape, int32_t count, cps_tensor *const
     return false;
 }
 
-/* Rows spread over ranks and whole tensors must not be mixed where the result would be one rank's part of a sum. */
+/* Rows spread over ranks and whole tensors must not be mixed where the result would be one rank's
+ * part of a sum. */
 static bool layouts_allow(cps_tape *tape, const cps_node *node) {
     bool spread = false, whole_learns = false, out_spread = false;
     for (int32_t i = 0; i < node->input_count; i++) {
         const cps_tensor *input = node->inputs[i];
         spread = spread || (input != NULL && input->layout != NULL);
-        whole_learns = whole_learns || (input != NULL && input->layout == NULL && input->needs_grad);
+        whole_learns =
+            whole_learns || (input != NULL && input->layout == NULL && input->needs_grad);
     }
     for (int32_t o = 0; o < node->output_count; o++) {
         out_spread = out_spread || node->outputs[o]->layout != NULL;
@@ -356,9 +380,11 @@ static bool layouts_allow(cps_tape *tape, const cps_node *node) {
         return true;
     }
     cps_tape_fail(tape, CPS_ERR_USAGE,
-                  out_spread ? "%s: a tensor that is whole on every rank wants a gradient from rows that are spread over "
+                  out_spread ? "%s: a tensor that is whole on every rank wants a gradient from "
+                               "rows that are spread over "
                                "ranks; gather the rows first (cps_gather)"
-                             : "%s: the result would hold this rank's rows only, since its operand is spread over ranks; "
+                             : "%s: the result would hold this rank's rows only, since its operand "
+                               "is spread over ranks; "
                                "gather it first (cps_gather) or use cps_batch_sum",
                   node->name);
     return false;
@@ -395,21 +421,26 @@ bool cps_tape_record_with(cps_tape *tape, const cps_node *node, uint32_t flags) 
 bool cps_tape_record(cps_tape *tape, const cps_node *node) {
     if (node->output_count < 1 || node->output_count > CPS_NODE_MAX || node->input_count < 0 ||
         node->input_count > CPS_NODE_MAX) {
-        cps_tape_fail(tape, CPS_ERR_USAGE, "%s: %d outputs and %d inputs; 1 to %d and 0 to %d are possible", node->name,
-                      (int)node->output_count, (int)node->input_count, (int)CPS_NODE_MAX, (int)CPS_NODE_MAX);
+        cps_tape_fail(tape, CPS_ERR_USAGE,
+                      "%s: %d outputs and %d inputs; 1 to %d and 0 to %d are possible", node->name,
+                      (int)node->output_count, (int)node->input_count, (int)CPS_NODE_MAX,
+                      (int)CPS_NODE_MAX);
         return false;
     }
     return cps_tape_record_with(tape, node, 0);
 }
 
-/* ---- gradients ------------------------------------------------------------------------------------------------------------- */
+/* ---- gradients
+ * -------------------------------------------------------------------------------------------------------------
+ */
 static own_tensor *own_of(cps_tensor *tensor) {
     CPS_BUG_IF(tensor->leaf);
     return (own_tensor *)tensor;
 }
 
 static bool has_gradient(const cps_tensor *tensor) {
-    return tensor->needs_grad && !tensor->leaf && ((const own_tensor *)tensor)->gradient != NULL && !tensor->grad_fresh;
+    return tensor->needs_grad && !tensor->leaf && ((const own_tensor *)tensor)->gradient != NULL &&
+           !tensor->grad_fresh;
 }
 
 /* A buffer for the gradient of `tensor`, uninitialised; NULL when the arena is full. */
@@ -447,7 +478,8 @@ static void gradient_drop(cps_tape *tape, own_tensor *own) {
     own->tensor.grad_fresh = false;
 }
 
-/* Makes the gradient of a result writable: its own buffer, new (fresh) or with what arrived so far. */
+/* Makes the gradient of a result writable: its own buffer, new (fresh) or with what arrived so far.
+ */
 static cps_status gradient_prepare(cps_tape *tape, cps_tensor *tensor) {
     own_tensor *own = own_of(tensor);
     gradient *old = own->gradient;
@@ -475,7 +507,8 @@ const cps_real *cps_node_grad(const cps_tensor *output) {
 }
 
 cps_real *cps_grad_target(cps_tape *tape, cps_tensor *input, bool *fresh_out) {
-    if (input == NULL || !input->needs_grad || tape->status != CPS_OK || tape->mode == CPS_TAPE_PLAN) {
+    if (input == NULL || !input->needs_grad || tape->status != CPS_OK ||
+        tape->mode == CPS_TAPE_PLAN) {
         return NULL;
     }
     *fresh_out = input->grad_fresh;
@@ -515,7 +548,9 @@ static cps_status gradient_pass(cps_tape *tape, cps_tensor *output, cps_tensor *
     return gradient_add(tape, input, output->grad);
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------------- */
+/* ---- backward
+ * --------------------------------------------------------------------------------------------------------------
+ */
 void cps_tape_seed(cps_tape *tape, cps_tensor *tensor, const cps_real *grad) {
     if (tape->status != CPS_OK || tensor == NULL) {
         return;
@@ -550,7 +585,8 @@ static cps_status plant(cps_tape *tape, const seed *from) {
 
 static cps_status plant_loss(cps_tape *tape, cps_tensor *loss, double value) {
     if (cps_count_of(loss) != 1) {
-        return cps_fail(CPS_ERR_USAGE, "backward starts at a scalar, this loss has the shape %s: sum it first",
+        return cps_fail(CPS_ERR_USAGE,
+                        "backward starts at a scalar, this loss has the shape %s: sum it first",
                         cps_show_shape(loss).text);
     }
     const cps_real one = (cps_real)value;
@@ -614,7 +650,8 @@ static cps_status node_backward(cps_tape *tape, const tape_node *entry) {
         }
     } else if (node->backward != NULL) {
         const cps_status status = node->backward(tape, node);
-        CPS_TRY(status != CPS_OK ? cps_fail_context(status, "backward of %s", node->name) : tape->status);
+        CPS_TRY(status != CPS_OK ? cps_fail_context(status, "backward of %s", node->name)
+                                 : tape->status);
     }
     cps_tape_release(tape, mark);
     for (int32_t i = 0; i < node->input_count; i++) {
@@ -661,8 +698,9 @@ cps_status cps_backward(cps_tape *tape, cps_tensor *loss, double seed_value) {
     CPS_TRY(tape->status);
     if (tape->mode == CPS_TAPE_PLAIN || tape->replayed) {
         return cps_fail(CPS_ERR_INTERNAL, "cps_backward: %s",
-                        tape->replayed ? "this recording has been replayed already; reset the tape first"
-                                       : "the tape is in PLAIN mode and records nothing");
+                        tape->replayed
+                            ? "this recording has been replayed already; reset the tape first"
+                            : "the tape is in PLAIN mode and records nothing");
     }
     tape->replayed = true;
     const cps_status status = replay(tape, loss, seed_value);
