@@ -87,7 +87,6 @@ int64_t cps_stream_set_share(const cps_stream *stream,
 int64_t cps_stream_left_out(const cps_stream *stream);
 /* Records that the packer could not decode, of those in the stream. */
 int64_t cps_stream_bad_records(const cps_stream *stream);
-bool cps_stream_has_sample(const cps_stream *stream, uint64_t sample_id);
 /* Digest of content, selection and mixture: equal digests, same records at the same positions for
  * one seed. */
 uint64_t cps_stream_digest(const cps_stream *stream);
