@@ -84,7 +84,7 @@ local function number(place, value, row)
   if type(value) ~= "number" then
     return check.report(place, "should be a number, not %s", text.show(value))
   elseif not text.is_finite(value) then
-    return check.report(place, "should be a finite number, not %s", tostring(value))
+    return check.report(place, "should be a finite number, not %s", text.any_number(value))
   elseif row.minimum and (value < row.minimum or value > row.maximum) then
     return check.report(place, "should be %s, not %s", wanted_range(row), text.number(value))
   end
@@ -149,6 +149,13 @@ function check.keep_function(place, f)
   return { ["function"] = place.path, source = written }
 end
 
+-- A message of Lua with the names of files in place of their numbers.
+local function with_names(message)
+  return (tostring(message):gsub("@(%d+):", function(number)
+    return (host.file(tonumber(number)) or "") .. ":"
+  end))
+end
+
 local function schedule(place, value, row)
   if type(value) == "table" then return numbers(place, value, row) end
   if type(value) ~= "function" then
@@ -157,7 +164,7 @@ local function schedule(place, value, row)
   end
   local good, first = pcall(value, 0, PROBE_TOTAL)
   if not good then
-    return check.report(place, "the function fails at step 0 of %d: %s", PROBE_TOTAL, tostring(first))
+    return check.report(place, "the function fails at step 0 of %d: %s", PROBE_TOTAL, with_names(first))
   elseif type(first) ~= "number" then
     return check.report(place, "the function gives %s at step 0 of %d: it should give a number", text.show(first), PROBE_TOTAL)
   end

@@ -1,5 +1,6 @@
 -- A function of a job as Lua text that stands by itself: its source, with the values of the locals that it uses.
 local environment = require "copse.environment"
+local node = require "copse.node"
 local source = require "copse.source"
 local text = require "copse.text"
 
@@ -18,6 +19,9 @@ local function plain(value, name, running)
   if kind == "function" then
     return text.raw(expression(value, { file = 0 }, {}, running))
   elseif kind == "table" then
+    local origin = node.origin(value)
+    if origin and origin.kind ~= "arg" then fail("it uses '%s', a table of Copse", name) end
+    if not origin and getmetatable(value) ~= nil then fail("it uses '%s', a table with a metatable", name) end
     if running[value] then fail("it uses '%s', a table that holds itself", name) end
     running[value] = true
     local copy = {}

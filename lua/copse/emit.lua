@@ -58,8 +58,8 @@ end
 
 local function stage(value)
   local fields = copy(value, { objectives = true })
-  fields.objective = {}
-  for i, one in ipairs(value.objectives) do fields.objective[i] = objective(one) end
+  fields.objective = #value.objectives == 1 and objective(value.objectives[1]) or {}
+  for i, one in ipairs(#value.objectives > 1 and value.objectives or {}) do fields.objective[i] = objective(one) end
   fields.optimizer, fields.schedule = of_kind(value.optimizer), of_kind(value.schedule)
   return text.call("copse.stage", fields)
 end

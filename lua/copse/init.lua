@@ -44,7 +44,7 @@ end
 
 -- copse.objective.clip, copse.objective.agriclip.dino: any name will do here, resolve.lua knows which are built.
 local function objective(name)
-  return setmetatable({}, {
+  return setmetatable(node.mark({}, "uncalled", name == "" and "" or "." .. name), {
     __index = function(_, key)
       if name == "" and key == "load" then return load_objective end
       return objective(name == "" and tostring(key) or name .. "." .. tostring(key))
@@ -96,7 +96,7 @@ function copse.arg(defaults)
       if set[1] == name then values[name] = from_command_line(name, set[2], default) end
     end
   end
-  return setmetatable(values, {
+  return setmetatable(node.mark(values, "arg"), {
     __index = function(_, name)
       error(string.format("copse.arg declares no '%s': there are %s", tostring(name),
         table.concat(text.sorted_keys(values), ", ")), 2)
@@ -119,7 +119,7 @@ local function unused_sets()
   return messages
 end
 
-local sealed = setmetatable({}, {
+local sealed = setmetatable(node.mark({}, "module"), {
   __index = function(_, name)
     local value = copse[name]
     if value ~= nil then return value end

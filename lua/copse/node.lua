@@ -16,6 +16,12 @@ function node.create(kind, token, fields, file, line, extra)
   return copy
 end
 
+-- Tables of Copse that are no constructor's: objectives without their "{", parameters.
+function node.mark(value, kind, name)
+  origins[value] = { kind = kind, name = name }
+  return value
+end
+
 -- { kind, token, file, line, ordinal } of a constructor's table, nil for any other value.
 function node.origin(value)
   return type(value) == "table" and origins[value] or nil
@@ -23,6 +29,7 @@ end
 
 -- How a job writes the constructor of a kind: "copse.stage", "copse.objective.clip".
 function node.written(origin)
+  if origin.kind == "uncalled" then return "copse.objective" .. origin.name .. " without { ... }" end
   if origin.kind == "objective" then
     return origin.plugin and "copse.objective.load" or "copse.objective." .. origin.name
   end

@@ -61,8 +61,8 @@ local function mixture(value, place, uses, stream)
   return result
 end
 
-local function data(value, place)
-  local result, uses = {}, {}
+local function data(value, place, uses)
+  local result = {}
   value = check.table(value, place, "a table of streams such as { paired = copse.shards { ... } }")
   for _, name in ipairs(text.sorted_keys(value or {})) do
     local at = child(place, name)
@@ -79,21 +79,21 @@ local function data(value, place)
     end
   end
   if value and next(value) == nil then check.report(place, "has no stream: write  data = { paired = copse.shards { ... } }") end
-  rules.rest_of(result, uses)
   return result
 end
 
--- `data` of an evaluation: a pattern, a list of them, or copse.shards.
-local function evaluation_data(value, place)
-  if type(value) == "table" and node.origin(value) then return shards(value, place, {}, nil) end
-  if value == nil then return check.report(place, "is missing: the records to evaluate, such as \"test-*.h5\"") end
+-- Records of an evaluation, by `key`: a pattern, a list of them, or copse.shards.
+local function evaluation_data(value, key, place, uses)
+  if value == nil then return check.report(place, "lacks '%s': its records, such as  %s = \"test-*.h5\"", key, key) end
+  place = child(place, key)
+  if type(value) == "table" and node.origin(value) then return shards(value, place, uses, nil) end
   local patterns = check.strings(place, value)
   local kind = patterns and check.kind("shards", place)
   if not kind then return nil end
   local set = check.rows(kind.rows, {}, place)
   set.shards = patterns
   for i, pattern in ipairs(patterns) do patterns[i] = check.absolute(pattern) end
-  if #patterns == 0 then check.report(place, "is empty: the records to evaluate, such as \"test-*.h5\"") end
+  if #patterns == 0 then check.report(place, "is empty: name its records, such as \"test-*.h5\"") end
   return set
 end
 
@@ -245,6 +245,10 @@ local function objectives(value, place, uses)
   end
   local list = not node.origin(value) and type(value) == "table" and value
   local at = child(place, "objective")
+  if list and #list == 1 then -- the resolved job writes a lone objective without a list, and the path must be the same
+    at.keys[#at.keys + 1] = 1
+    list, value = nil, list[1]
+  end
   if list and #list == 0 then check.report(at, "is an empty list: write  objective = copse.objective.clip {}") end
   for i, element in ipairs(list or { value }) do
     local one, fits = objective(element, list and child(at, i) or at, uses)
@@ -391,7 +395,7 @@ local function every(value, place)
   check.report(place, "should be \"epoch\" or a number of steps, not %s", text.show(value))
 end
 
-local function evaluation(value, place, uses)
+local function evaluation(value, place, uses, rest_uses)
   local origin = check.node(value, place, evaluation_kinds)
   local kind = origin and check.kind(origin.kind, place)
   if not kind then return nil end
@@ -401,24 +405,24 @@ local function evaluation(value, place, uses)
   also.bank = origin.kind == "knn" or nil
   local result = check.rows(kind.rows, value, place, { also = also })
   result.kind = origin.kind
-  result.data = evaluation_data(value.data, value.data == nil and place or child(place, "data"))
+  result.data = evaluation_data(value.data, "data", place, rest_uses)
   if value.every ~= nil then result.every = every(value.every, child(place, "every")) end
   if value.stages ~= nil then result.stages = check.strings(child(place, "stages"), value.stages) end
   if value.features ~= nil then result.features = features(value.features, child(place, "features"), uses) end
   if also.templates then result.templates = template_list(value.templates or "plain", child(place, "templates")) end
-  if also.bank then
-    result.bank = evaluation_data(value.bank, value.bank == nil and place or child(place, "bank"))
-  end
+  if also.bank then result.bank = evaluation_data(value.bank, "bank", place, rest_uses) end
   return result, place
 end
 
-local function evaluations(value, place, stage_list, uses)
+local function evaluations(value, place, stage_list, uses, rest_uses)
   local result, stage_names = text.list(), {}
-  for _, one in ipairs(stage_list) do stage_names[one.name] = true end
+  for _, one in ipairs(stage_list) do
+    if one.name then stage_names[one.name] = true end
+  end
   if node.origin(value) then value = { value } end
   value = check.table(value, place, "a list of evaluations: { copse.zero_shot { ... } }")
   for i, element in ipairs(value or {}) do
-    local one, at = evaluation(element, child(place, i), uses)
+    local one, at = evaluation(element, child(place, i), uses, rest_uses)
     if one then
       rules.evaluation(one, at, stage_names)
       result[#result + 1] = one
@@ -442,18 +446,15 @@ local function settings_of(kind_name, value, place)
   return kind and check.rows(kind.rows, {}, place) or {}, place
 end
 
-local function check_references(uses, job, place)
+local function check_references(uses, job)
   local towers_known = { image = true, text = true }
   for name in next, job.model and job.model.towers or {} do towers_known[name] = true end
   for _, use in ipairs(uses) do
     if use.kind == "stream" then
-      rules.stream_exists(use.place, use.name, job.data)
+      rules.stream_exists(use.place, use.name, job.data or {})
     else
       rules.tower_exists(use.place, use.name, towers_known)
     end
-  end
-  for _, key in ipairs { "model", "data", "stages" } do
-    if job[key] == nil then check.report(place, "lacks '%s'", key) end
   end
 end
 
@@ -469,23 +470,7 @@ local function on_evaluate(value, place)
   return check.keep_function(place, value)
 end
 
--- The resolved job of what `copse.job` was given; check.mistakes() says whether it may be used.
-function resolve.job(value)
-  local place = { path = "", origin = node.origin(value), keys = {} }
-  local kind = check.kind("job", place)
-  if not kind then return nil end
-  local job = check.rows(kind.rows, value, place, { also = job_parts })
-  local uses = {}
-  rules.name(child(place, "name"), job.name)
-  if value.model ~= nil then job.model = model(value.model, child(place, "model")) or {} end
-  if value.tokenizer ~= nil then job.tokenizer = tokenizer(value.tokenizer, child(place, "tokenizer")) end
-  if value.data ~= nil then job.data = data(value.data, child(place, "data")) end
-  if value.stages ~= nil then job.stages = stages(value.stages, child(place, "stages"), job, uses) end
-  job.evaluate = evaluations(value.evaluate or {}, child(place, "evaluate"), job.stages or {}, uses)
-  if value.on_evaluate ~= nil then job.on_evaluate = on_evaluate(value.on_evaluate, child(place, "on_evaluate")) end
-  job.data = job.data or nil
-  check_references(uses, { model = job.model, data = job.data or {}, stages = job.stages }, place)
-  if value.data == nil then check.report(place, "lacks 'data': write  data = { paired = copse.shards { ... } }") end
+local function metric_rules(job, value, place)
   local metrics, at = rules.metrics(job.evaluate), nil
   job.checkpoint, at = settings_of("checkpoint", value.checkpoint, child(place, "checkpoint"))
   rules.metric_exists(child(at or place, "best"), job.checkpoint.best, metrics)
@@ -493,6 +478,34 @@ function resolve.job(value)
     job.early_stop, at = settings_of("early_stop", value.early_stop, child(place, "early_stop"))
     rules.metric_exists(child(at or place, "metric"), job.early_stop.metric, metrics)
   end
+end
+
+local examples = {
+  model = 'model = copse.model { preset = "ViT-B-32" }',
+  data = "data = { paired = copse.shards { ... } }",
+  stages = "stages = { copse.stage { ... } }",
+}
+
+-- The resolved job of what `copse.job` was given; check.mistakes() says whether it may be used.
+function resolve.job(value)
+  local place = { path = "", origin = node.origin(value), keys = {} }
+  local kind = check.kind("job", place)
+  if not kind then return nil end
+  local job = check.rows(kind.rows, value, place, { also = job_parts })
+  local uses, rest_uses = {}, {}
+  rules.name(child(place, "name"), job.name)
+  for _, key in ipairs { "model", "data", "stages" } do
+    if value[key] == nil then check.report(place, "lacks '%s': write  %s", key, examples[key]) end
+  end
+  if value.model ~= nil then job.model = model(value.model, child(place, "model")) end
+  if value.tokenizer ~= nil then job.tokenizer = tokenizer(value.tokenizer, child(place, "tokenizer")) end
+  if value.data ~= nil then job.data = data(value.data, child(place, "data"), rest_uses) end
+  if value.stages ~= nil then job.stages = stages(value.stages, child(place, "stages"), job, uses) end
+  job.evaluate = evaluations(value.evaluate or {}, child(place, "evaluate"), job.stages or {}, uses, rest_uses)
+  if value.on_evaluate ~= nil then job.on_evaluate = on_evaluate(value.on_evaluate, child(place, "on_evaluate")) end
+  rules.rest_of(job.data or {}, rest_uses)
+  check_references(uses, job)
+  metric_rules(job, value, place)
   return job
 end
 

@@ -68,7 +68,7 @@ local function length(stage, place, fits)
   local epochs, steps = stage.epochs or 0, stage.steps or 0
   if epochs > 0 and steps > 0 then
     check.report(place, "has epochs = %d and steps = %d: give one of them", epochs, steps)
-  elseif epochs == 0 and steps == 0 and not fits then
+  elseif epochs == 0 and steps == 0 and not fits and stage.epochs and stage.steps then -- nil: reported already
     check.report(place, "lacks its length: give epochs = N or steps = N")
   end
   return epochs > 0 or steps > 0

@@ -31,6 +31,12 @@ function text.number(x)
   end
 end
 
+-- A number that JSON cannot carry too.
+function text.any_number(x)
+  if text.is_finite(x) then return text.number(x) end
+  return x ~= x and "nan" or x > 0 and "inf" or "-inf"
+end
+
 function text.is_finite(x)
   return x == x and x ~= math.huge and x ~= -math.huge
 end
@@ -42,7 +48,7 @@ function text.show(value)
     if #value > 60 then value = value:sub(1, 57) .. "..." end
     return "the string '" .. value .. "'"
   elseif kind == "number" then
-    return text.is_finite(value) and "the number " .. text.number(value) or "the number " .. tostring(value)
+    return "the number " .. text.any_number(value)
   elseif kind == "boolean" then
     return tostring(value)
   elseif kind == "nil" then
@@ -68,7 +74,7 @@ end
 local function encode(value, where, out, seen)
   local kind = type(value)
   if kind == "number" then
-    if not text.is_finite(value) then error(where .. ": the number " .. tostring(value) .. " is not finite", 0) end
+    if not text.is_finite(value) then error(where .. ": the number " .. text.any_number(value) .. " is not finite", 0) end
     out[#out + 1] = text.number(value)
   elseif kind == "string" then
     if not utf8.len(value) then error(where .. ": a string is not valid UTF-8", 0) end
