@@ -36,6 +36,7 @@ typedef struct cps_evaluation_request {
     const cps_encoder *encoder;
     cps_comm *comm;
     int32_t loader_threads;
+    int64_t step;                 /* of the run; stands in the predictions */
     const char *predictions_path; /* of predictions/<name>.h5, written by rank 0; NULL: none */
     /* Called on every rank for each record that was left out, in order, before anything fails for
      * the lack of them; NULL: not wanted. */

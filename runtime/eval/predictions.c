@@ -1,0 +1,99 @@
+#include "eval/predictions.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "h5/h5.h"
+
+enum { FORMAT_VERSION = 1 };
+
+static cps_status write_digest(cps_h5 *file, const char *name, uint64_t digest) {
+    char *text = cps_format("%016llx", (unsigned long long)digest);
+    const cps_status status = cps_h5_write_text(file, "/", name, text);
+    free(text);
+    return status;
+}
+
+static cps_status write_attributes(cps_h5 *file, const cps_predictions_content *content) {
+    CPS_TRY(cps_h5_write_text(file, "/", "format", "copse-predictions"));
+    CPS_TRY(cps_h5_write_integer(file, "/", "version", FORMAT_VERSION));
+    CPS_TRY(cps_h5_write_text(file, "/", "evaluation", content->evaluation));
+    CPS_TRY(cps_h5_write_text(file, "/", "kind", content->kind));
+    CPS_TRY(cps_h5_write_integer(file, "/", "step", content->step));
+    CPS_TRY(write_digest(file, "data_digest", content->data_digest));
+    CPS_TRY(write_digest(file, "preprocessing_digest", content->preprocessing_digest));
+    return content->bank_digest != 0 ? write_digest(file, "bank_digest", content->bank_digest)
+                                     : CPS_OK;
+}
+
+/* Names in order, each with its NUL. */
+static uint64_t class_list_digest(const cps_class_list *classes) {
+    cps_hash *hash = cps_hash_create();
+    for (int64_t i = 0; i < classes->count; i++) {
+        const char *name = classes->names[i];
+        size_t length = 0;
+        while (name[length] != '\0') {
+            length++;
+        }
+        cps_hash_add(hash, name, length + 1);
+    }
+    const uint64_t digest = cps_hash_value(hash);
+    cps_hash_destroy(hash);
+    return digest;
+}
+
+static cps_status write_classes(cps_h5 *file, const cps_predictions_content *content) {
+    const cps_h5_type real = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
+    const cps_predictions *predictions = content->predictions;
+    const int64_t shape[] = {content->rows, predictions->top};
+    CPS_TRY(cps_h5_write(file, "class_index", CPS_H5_I32, 2, shape, predictions->index));
+    CPS_TRY(cps_h5_write(file, "class_score", real, 2, shape, predictions->score));
+    CPS_TRY(
+        cps_h5_write_strings(file, "class_name", content->classes->names, content->classes->count));
+    return write_digest(file, "class_list_digest", class_list_digest(content->classes));
+}
+
+static cps_status write_ranks(cps_h5 *file, const cps_predictions_content *content) {
+    const cps_retrieval_ranks *ranks = content->ranks;
+    CPS_TRY(cps_h5_write(file, "image_to_text_rank", CPS_H5_I64, 1, &ranks->images,
+                         ranks->image_to_text));
+    CPS_TRY(cps_h5_write(file, "text_to_image_rank", CPS_H5_I64, 1, &ranks->texts,
+                         ranks->text_to_image));
+    return cps_h5_write(file, "text_sample", CPS_H5_I64, 1, &ranks->texts, content->owners);
+}
+
+static cps_status write_content(cps_h5 *file, const cps_predictions_content *content) {
+    CPS_TRY(write_attributes(file, content));
+    CPS_TRY(cps_h5_write(file, "sample_id", CPS_H5_U64, 1, &content->rows, content->sample_ids));
+    if (content->labels != NULL) {
+        CPS_TRY(cps_h5_write(file, "label", CPS_H5_I32, 1, &content->rows, content->labels));
+    }
+    if (content->predictions != NULL) {
+        CPS_TRY(write_classes(file, content));
+    }
+    return content->ranks != NULL ? write_ranks(file, content) : CPS_OK;
+}
+
+cps_status cps_predictions_write(const char *path, const cps_predictions_content *content) {
+    char *folder = cps_path_folder(path);
+    cps_status status = cps_dir_create(folder);
+    free(folder);
+    CPS_TRY(status);
+    char *temporary = cps_file_temporary_name(path);
+    cps_h5 *file = NULL;
+    status = cps_h5_create(temporary, &file);
+    if (status == CPS_OK) {
+        const cps_status written = write_content(file, content);
+        const cps_status closed = cps_h5_close(file);
+        status = written != CPS_OK ? written : closed;
+        if (status == CPS_OK) {
+            status = cps_file_publish(temporary, path);
+        } else {
+            unlink(temporary);
+        }
+    }
+    free(temporary);
+    return cps_fail_context(status, "predictions of '%s'", content->evaluation);
+}

@@ -1,0 +1,27 @@
+/* predictions/<evaluation>.h5: what an evaluation said about each sample, for paired tests and for
+ * looking at mistakes. README.md lists the datasets. Same content, same bytes. */
+#ifndef CPS_EVAL_PREDICTIONS_H
+#define CPS_EVAL_PREDICTIONS_H
+
+#include "eval/classes.h"
+#include "eval/retrieval.h"
+
+/* What is NULL or 0 is left out of the file. */
+typedef struct cps_predictions_content {
+    const char *evaluation, *kind;
+    int64_t step;
+    uint64_t data_digest, bank_digest, preprocessing_digest;
+    int64_t rows;
+    const uint64_t *sample_ids;         /* [rows] */
+    const int32_t *labels;              /* [rows] */
+    const cps_predictions *predictions; /* [rows] */
+    const cps_class_list *classes;      /* with its digest */
+    const cps_retrieval_ranks *ranks;   /* images: rows */
+    const int64_t *owners;              /* [texts] row of each text's image */
+} cps_predictions_content;
+
+/* Local: rank 0. Written whole under another name, then renamed; the folder is made. IO. */
+cps_status cps_predictions_write(const char *path,
+                                 const cps_predictions_content *content) CPS_MUST_CHECK;
+
+#endif
