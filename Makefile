@@ -150,7 +150,7 @@ deps:
 jobs = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 again = +@$(MAKE) --no-print-directory $(jobs)
 programs = $(patsubst %.c,$(2)/%,$(wildcard tests/$(1)/*_test.c))
-scripts = $(wildcard tests/$(1)/*.sh)
+scripts = $(filter-out %/run.sh,$(wildcard tests/$(1)/*.sh))
 plugin_tests = $(patsubst plugins/%.c,$(1)/tests/plugins/%,$(wildcard plugins/*/*_test.c))
 
 unit_programs := $(call programs,unit,$(root))

@@ -1,0 +1,84 @@
+#!/bin/sh
+# limit: 600
+# What `make tidy` looks at beside the tests: format, layers, headers that compile alone, symbols that plugins export, option
+# rows without a word in their page. Prints one line a check and the sum. Environment: COPSE, COPSE_ROOT, CC, ENGINE_CFLAGS,
+# PLUGIN_CFLAGS.
+cd "$(dirname "$0")/.." || exit 1
+passed=0
+failed=0
+skipped=0
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+
+verdict() { # verdict NAME STATUS: shows $scratch/output when it failed
+    if [ "$2" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok    $1"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $1"
+        sed 's/^/      /' "$scratch/output"
+    fi
+}
+
+sources=$(find runtime shards plugins tests -name '*.[ch]' | LC_ALL=C sort)
+if command -v clang-format >/dev/null; then
+    # shellcheck disable=SC2086
+    clang-format --dry-run --Werror $sources >"$scratch/output" 2>&1
+    status=$?
+    grep 'error:' "$scratch/output" | cut -d: -f1 | sort | uniq -c >"$scratch/files"
+    mv "$scratch/files" "$scratch/output"
+    verdict "format (clang-format -i mends it; the number is that of places)" "$status"
+else
+    skipped=$((skipped + 1))
+    echo "skip  format: clang-format is not installed"
+fi
+
+lua5.4 tests/layers.lua >"$scratch/output" 2>&1
+verdict "layers" $?
+
+: >"$scratch/output"
+for header in $(find runtime shards -name '*.h' | LC_ALL=C sort); do
+    printf '#include "%s"\n' "${header#runtime/}" >"$scratch/alone.c"
+    eval "$CC -fsyntax-only $ENGINE_CFLAGS -Wno-unused-function -Werror $scratch/alone.c" >>"$scratch/output" 2>&1 ||
+        echo "$header does not compile alone" >>"$scratch/output"
+done
+[ ! -s "$scratch/output" ]
+verdict "every header compiles alone" $?
+
+printf '#include "copse_objective.h"\n' >"$scratch/alone.c"
+eval "$CC -fsyntax-only $PLUGIN_CFLAGS -Wno-unused-function -Werror $scratch/alone.c" >"$scratch/output" 2>&1
+verdict "copse_objective.h compiles with libc alone" $?
+
+: >"$scratch/output"
+for plugin in "$COPSE_ROOT"/plugins/*.so; do
+    symbols=$(nm -D --defined-only "$plugin" | awk '{ print $3 }' | tr '\n' ' ')
+    [ "$symbols" = "cps_plugin " ] || echo "$plugin exports '$symbols', not cps_plugin alone" >>"$scratch/output"
+    open=$(nm -D --undefined-only "$plugin" | awk '{ print $2 }' | grep '^cps_')
+    [ -z "$open" ] || echo "$plugin leaves open: $open" >>"$scratch/output"
+done
+[ ! -s "$scratch/output" ]
+verdict "plugins export cps_plugin alone" $?
+
+# "copse objectives NAME" and "copse help options" print a row as its name in the first column.
+: >"$scratch/output"
+for page in plugins/*/*.md; do
+    [ -e "$page" ] || continue
+    plugin=${page#plugins/}
+    plugin=${plugin%%/*}
+    [ "$page" = "plugins/$plugin/$plugin.md" ] || continue
+    for objective in $("$COPSE" objectives --names "$COPSE_ROOT/plugins/$plugin.so"); do
+        for word in $("$COPSE" objectives --words "$objective"); do
+            grep -q -w -- "$word" "$page" || echo "$page does not name '$word' of objective $objective" >>"$scratch/output"
+        done
+    done
+done
+"$COPSE" help options --words >"$scratch/words" || echo "copse help options --words failed" >>"$scratch/output"
+while read -r word; do
+    grep -q -w -- "$word" jobs/README.md || echo "jobs/README.md does not name option or choice '$word'" >>"$scratch/output"
+done <"$scratch/words"
+[ ! -s "$scratch/output" ]
+verdict "every option row and choice is named in its page" $?
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
