@@ -190,7 +190,7 @@ double cps_json_get_number(const cps_json *object, const char *key, double fallb
 }
 
 int64_t cps_json_get_integer(const cps_json *object, const char *key, int64_t fallback) {
-    const double value = cps_json_get_number(object, key, NAN);
+    const double value = cps_json_get_number(object, key, (double)NAN);
     const bool whole = fabs(value) <= 0x1p53 && value == trunc(value);
     return whole ? (int64_t)value : fallback;
 }

@@ -67,8 +67,8 @@ void cps_comm_check(cps_comm *comm, int result, const char *call) {
     cps_comm_abort(comm, text);
 }
 
-int cps_comm_piece(size_t length) {
-    return length < CPS_PIECE_BYTES ? (int)length : (int)CPS_PIECE_BYTES;
+int cps_comm_piece(const cps_comm *comm, size_t length) {
+    return (int)(length < comm->piece_bytes ? length : comm->piece_bytes);
 }
 
 /* ---- start and end
@@ -174,6 +174,7 @@ static cps_comm *make_comm(void) {
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     comm->rank = rank;
     comm->size = size;
+    comm->piece_bytes = CPS_PIECE_BYTES;
     comm->where.since = cps_seconds();
     copy_name(comm->where.place, "start");
     pthread_mutex_init(&comm->lock, NULL);
@@ -260,7 +261,7 @@ void cps_comm_barrier(cps_comm *comm, const char *place) {
 static void broadcast_pieces(cps_comm *comm, void *bytes, size_t length, int32_t root) {
     char *at = bytes;
     for (size_t left = length; left > 0;) {
-        const int piece = cps_comm_piece(left);
+        const int piece = cps_comm_piece(comm, left);
         cps_comm_check(comm, MPI_Bcast(at, piece, MPI_BYTE, root, comm->world), "MPI_Bcast");
         cps_comm_alive(comm);
         at += piece;
@@ -332,7 +333,7 @@ void cps_comm_allgatherv_inplace(cps_comm *comm, const char *place, void *all,
                                  const int64_t *bytes) {
     const size_t total = total_bytes(comm, bytes);
     cps_comm_enter(comm, place);
-    if (total <= CPS_PIECE_BYTES) {
+    if (total <= comm->piece_bytes) {
         allgather_small(comm, all, bytes);
     } else { /* offsets would not fit MPI's int: one broadcast a rank */
         char *at = all;
@@ -357,7 +358,7 @@ enum { TAG_GATHER = 2 }; /* on `world`; agree.c has 1 */
 static void send_pieces(cps_comm *comm, const char *bytes, size_t length, int32_t to) {
     comm->sent += length;
     while (length > 0) {
-        const int piece = cps_comm_piece(length);
+        const int piece = cps_comm_piece(comm, length);
         cps_comm_check(comm, MPI_Send(bytes, piece, MPI_BYTE, to, TAG_GATHER, comm->world),
                        "MPI_Send");
         cps_comm_alive(comm);
@@ -369,7 +370,7 @@ static void send_pieces(cps_comm *comm, const char *bytes, size_t length, int32_
 static void receive_pieces(cps_comm *comm, char *bytes, size_t length, int32_t from) {
     comm->received += length;
     while (length > 0) {
-        const int piece = cps_comm_piece(length);
+        const int piece = cps_comm_piece(comm, length);
         MPI_Status status;
         cps_comm_check(comm,
                        MPI_Recv(bytes, piece, MPI_BYTE, from, TAG_GATHER, comm->world, &status),

@@ -8,11 +8,7 @@
 
 #include "comm/comm.h"
 
-enum {
-    CPS_HOST_BYTES = 64,
-    CPS_PLACE_BYTES = 128,
-    CPS_PIECE_BYTES = 1 << 30 /* most bytes in one MPI call */
-};
+enum { CPS_HOST_BYTES = 64, CPS_PLACE_BYTES = 128, CPS_PIECE_BYTES = 1 << 30 };
 
 /* Where this rank is; written by the main thread, read by the watchdog. */
 typedef struct cps_whereabouts {
@@ -35,6 +31,7 @@ struct cps_comm {
     struct cps_node_run *runs;     /* [size * CPS_MAX_RUNS] */
     double *workspace;             /* at least one double a run */
     int64_t workspace_count;
+    size_t piece_bytes; /* most bytes in one MPI call: CPS_PIECE_BYTES, less in tests */
     uint64_t sent, received;
     cps_status agreed_code;
 
@@ -66,7 +63,7 @@ void cps_comm_alive(cps_comm *comm);
 /* Ends all ranks if an MPI call failed. */
 void cps_comm_check(cps_comm *comm, int result, const char *call);
 /* Bytes of a length's next piece. */
-int cps_comm_piece(size_t length);
+int cps_comm_piece(const cps_comm *comm, size_t length);
 /* Frees the ended gathers kept for reuse. */
 void cps_gather_free_spares(cps_comm *comm);
 

@@ -92,7 +92,7 @@ static void start(transfers *set, int32_t peer, int32_t tag, char *bytes, size_t
     CPS_BUG_IF(tag < 0 || tag > MAX_TAG || peer < 0 || peer >= set->comm->size);
     size_t left = length;
     do {
-        const int piece = cps_comm_piece(left);
+        const int piece = cps_comm_piece(set->comm, left);
         start_piece(set, peer, tag, bytes, piece, sending);
         bytes = length > 0 ? bytes + piece : bytes;
         left -= (size_t)piece;

@@ -12,6 +12,7 @@
 #include "comm/agree.h"
 #include "comm/canonical.h"
 #include "comm/comm.h"
+#include "comm/comm_private.h"
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -282,6 +283,14 @@ static void test_quiet_watchdog(cps_comm *comm) {
     CHECK(!cps_fault_here(comm, "read", 0));
 }
 
+static void test_moves(cps_comm *comm) {
+    test_broadcast(comm);
+    test_gathers(comm, false);
+    test_gathers(comm, true);
+    test_exchange(comm);
+    test_canonical(comm);
+}
+
 /* ---- faults
  * --------------------------------------------------------------------------------------------------------
  */
@@ -318,13 +327,12 @@ int main(int argc, char **argv) {
         fault(comm, argv[1]);
     } else {
         test_identity(comm);
-        test_broadcast(comm);
-        test_gathers(comm, false);
-        test_gathers(comm, true);
-        test_exchange(comm);
+        test_moves(comm);
+        comm->piece_bytes = 333; /* all that is longer goes in pieces, as beyond 1 GiB */
+        test_moves(comm);
+        comm->piece_bytes = CPS_PIECE_BYTES;
         test_agree(comm);
         test_equal(comm);
-        test_canonical(comm);
         test_traffic(comm);
         test_quiet_watchdog(comm);
     }

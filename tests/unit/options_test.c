@@ -29,7 +29,7 @@ static const char *const mixes[] = {"sci", "com", NULL};
 
 static const cps_option rows[] = {
     {"lr", CPS_OPT_NUMBER, "learning rate", NULL, 0, 1, NULL, 0, true, offsetof(adamw, lr)},
-    {"weight_decay", CPS_OPT_NUMBER, "decay", "0.2", 0, INFINITY, NULL, 0, false,
+    {"weight_decay", CPS_OPT_NUMBER, "decay", "0.2", 0, HUGE_VAL, NULL, 0, false,
      offsetof(adamw, weight_decay)},
     {"clip", CPS_OPT_NUMBER, "norm", NULL, 0, 0, NULL, 0, false, offsetof(adamw, clip)},
     {"steps", CPS_OPT_INTEGER, "steps", "10", 1, 1e9, NULL, 0, false, offsetof(adamw, steps)},
