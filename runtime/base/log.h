@@ -16,7 +16,8 @@ typedef enum cps_log_level {
  * before a message: see cps_log_live. */
 void cps_log_setup(cps_log_level level, int rank, bool every_rank);
 void cps_log(cps_log_level level, const char *format, ...) CPS_PRINTF(2, 3);
-/* As cps_log, each text once a process: the first 256 different ones are remembered by hash, later ones are shown. */
+/* As cps_log, each text once a process: the first 256 different ones are remembered by hash, later
+ * ones are shown. */
 void cps_log_once(cps_log_level level, const char *text);
 /* Shows `line` as the live last line of the terminal (rewritten in place); "" clears it. Rank 0 and
  * terminals only. */

@@ -1,11 +1,11 @@
 #!/bin/sh
-# comm_faults.sh PATH-TO-COMM_TEST: one rank breaks in each way; all ranks must end in time, non-zero, with one message of ours
-# that names the rank to blame.
-program=$1
+# One rank breaks in each way; all ranks must end in time, non-zero, with one message of ours that names the rank to blame.
+#     tests/ranks/comm_faults.sh [PATH-TO-COMM_TEST]
+program=${1:-${COPSE_ROOT:-build/float}/tests/ranks/comm_test}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 output=$(mktemp) || exit 74
 trap 'rm -f "$output"' EXIT
-failed=0
+passed=0; failed=0
 
 # expect MODE EXIT-STATUS PATTERN
 expect() {
@@ -14,9 +14,9 @@ expect() {
     status=$?
     lines=$(grep -c '^copse: rank' "$output")
     if [ "$status" -eq "$2" ] && { [ -z "$3" ] || { [ "$lines" -eq 1 ] && grep -q "$3" "$output"; }; }; then
-        echo "ok $1"
+        passed=$((passed + 1))
     else
-        failed=1; echo "FAILED $1: exit status $status, $lines messages, wanted $2 and '$3'"; cat "$output"
+        failed=$((failed + 1)); echo "FAILED $1: exit status $status, $lines messages, wanted $2 and '$3'"; cat "$output"
     fi
 }
 
@@ -25,5 +25,10 @@ expect hang 70 '^copse: rank 2 (.*): no sign of life for 2 s in test work after'
 expect stop 70 "^copse: rank 0 (.*): no agreement in 'place of the test' for 3 s: rank 2 (.*) did not come"
 CPS_FAULT=read,1,3 expect site 137 ''
 CPS_FAULT=nonsense expect '' 64 ''
-grep -q "CPS_FAULT is 'nonsense', 'site,rank,step' is wanted" "$output" || { failed=1; echo "FAILED message of a wrong CPS_FAULT"; }
-exit $failed
+if grep -q "CPS_FAULT is 'nonsense', 'site,rank,step' is wanted" "$output"; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1)); echo "FAILED message of a wrong CPS_FAULT"
+fi
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" -eq 0 ]
