@@ -14,9 +14,7 @@
 
 enum { MAX_DEPTH = 100 };
 
-/* ---- parsing
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- parsing --------------------------------------------------------------------------------- */
 
 static cps_status fail_at(const char *what, const char *text, size_t at, const char *problem) {
     int64_t line = 1, column = 1;
@@ -140,9 +138,7 @@ void cps_json_destroy(cps_json *json) {
     cJSON_Delete(json);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 const cps_json *cps_json_get(const cps_json *object, const char *key) {
     return cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, key) : NULL;
@@ -256,9 +252,7 @@ const cps_json *cps_json_next(const cps_json *value) {
     return value != NULL ? value->next : NULL;
 }
 
-/* ---- building
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 static cps_json *must(cps_json *json) {
     CPS_BUG_IF(json == NULL);
@@ -305,9 +299,7 @@ void cps_json_add_copy(cps_json *parent, const char *key, const cps_json *value)
     attach(parent, key, cJSON_Duplicate(value, 1));
 }
 
-/* ---- printing
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 typedef struct writer {
     char *text;

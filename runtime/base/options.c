@@ -37,9 +37,7 @@ const char *cps_option_kind_name(cps_option_kind kind) {
     return "unknown";
 }
 
-/* ---- nearest name
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- nearest name ---------------------------------------------------------------------------- */
 
 static int least(int a, int b) {
     return a < b ? a : b;
@@ -114,9 +112,7 @@ static const char *hint_text(const char *nearest, char text[HINT_BYTES]) {
     return text;
 }
 
-/* ---- messages
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* Where a value stands: "stages[1].optimizer.betas[2]"; index 0: the value itself. Lists count from
  * 1 as in Lua. */
@@ -160,9 +156,7 @@ static cps_status fail_type(const place *at, const cps_json *value, const char *
     return fail_place(at, problem);
 }
 
-/* ---- values
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static cps_status read_number(const place *at, const cps_json *value, double *out) {
     if (!cps_json_is_number(value)) {
@@ -402,9 +396,7 @@ static cps_status read_value(const char *where, const cps_option *row, const cps
     return fail_place(&at, "the option table names a type that this build does not know");
 }
 
-/* ---- defaults
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- defaults -------------------------------------------------------------------------------- */
 
 /* Adds the number that `text` begins with to `list`; the rest of the text, or NULL when there is no
  * number. */
@@ -497,9 +489,7 @@ static cps_status read_default(const char *where, const cps_option *row, cps_are
     return status;
 }
 
-/* ---- tables
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 static size_t kind_bytes(cps_option_kind kind) {
     switch (kind) {

@@ -100,8 +100,7 @@ uint64_t cps_draw_below(const cps_draw_key *key, uint64_t index, uint64_t n) {
     return (uint64_t)((wide)bits * n >> 64);
 }
 
-/* ---- initial weights: values 2b and 2b + 1 come from Philox block b
- * ------------------------------------------------ */
+/* ---- initial weights: values 2b and 2b + 1 come from Philox block b -------------------------- */
 
 enum { FILL_BLOCK = 16384 }; /* values a task, even */
 
@@ -157,9 +156,7 @@ void cps_fill_uniform(uint64_t seed, const char *name, double low, double high, 
     fill(&work, seed, name);
 }
 
-/* ---- permutation
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- permutation ----------------------------------------------------------------------------- */
 
 enum { PERMUTE_ROUNDS = 12 };
 
@@ -200,9 +197,7 @@ uint64_t cps_permute(uint64_t seed, uint64_t a, uint64_t b, uint64_t n, uint64_t
     return value;
 }
 
-/* ---- MT19937
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- MT19937 --------------------------------------------------------------------------------- */
 
 enum { MT_SIZE = 624, MT_SHIFT = 397 };
 

@@ -28,9 +28,7 @@ static bool in_ranges(const range *ranges, size_t count, int32_t code_point) {
 #define IN_RANGES(ranges, code_point)                                                              \
     in_ranges(ranges, sizeof(ranges) / sizeof(ranges)[0], code_point)
 
-/* ---- UTF-8
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- UTF-8 ------------------------------------------------------------------------------------- */
 
 bool cps_utf8_is_valid(const char *text, size_t length) {
     size_t at = 0;
@@ -77,9 +75,7 @@ size_t cps_utf8_put(int32_t code_point, char out[4]) {
     return (size_t)used;
 }
 
-/* ---- classes
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- classes --------------------------------------------------------------------------------- */
 
 bool cps_utf8_is_letter(int32_t code_point) {
     const utf8proc_category_t category = utf8proc_category(code_point);
@@ -103,9 +99,7 @@ bool cps_utf8_is_word(int32_t code_point) {
     return code_point == '_' || cps_utf8_is_letter(code_point) || cps_utf8_is_number(code_point);
 }
 
-/* ---- case
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- case ------------------------------------------------------------------------------------ */
 
 /* Unicode's Cased: upper, lower or title case, the properties and not the categories alone. */
 static bool is_cased(int32_t code_point) {
@@ -295,9 +289,7 @@ char *cps_utf8_upper(const char *text) {
     return out;
 }
 
-/* ---- patterns
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- patterns -------------------------------------------------------------------------------- */
 
 struct cps_regex {
     pcre2_code *code;

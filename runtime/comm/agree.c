@@ -13,8 +13,7 @@
 
 enum { TAG_AGREE = 1, ABORT_SECONDS = 10, MESSAGE_BYTES = 20480 };
 
-/* ---- the end of all ranks
- * ------------------------------------------------------------------------------------------ */
+/* ---- the end of all ranks -------------------------------------------------------------------- */
 
 static _Atomic(cps_comm *)
     panic_comm; /* what the panic hook, which has no argument for it, aborts */
@@ -42,9 +41,7 @@ void cps_agree_install_panic(cps_comm *comm) {
     cps_panic_set_hook(comm != NULL ? panic_all : NULL);
 }
 
-/* ---- agreement
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- agreement ------------------------------------------------------------------------------- */
 
 /* What all ranks know afterwards: the rank whose answer counts, and the answer. */
 typedef struct verdict {
@@ -160,9 +157,7 @@ bool cps_agree_any(cps_comm *comm, const char *place, bool own) {
     return result.rank >= 0;
 }
 
-/* ---- equality
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- equality -------------------------------------------------------------------------------- */
 
 /* "key\0value\0key\0value\0", malloc'ed. */
 static char *join_pairs(const char *const *keys, const char *const *values, int64_t count,
@@ -232,8 +227,7 @@ cps_status cps_agree_equal(cps_comm *comm, const char *place, const char *const 
     return cps_agree(comm, place, own);
 }
 
-/* ---- faults on demand
- * ---------------------------------------------------------------------------------------------- */
+/* ---- faults on demand ------------------------------------------------------------------------ */
 
 cps_status cps_fault_parse(cps_comm *comm, const char *text) {
     if (text == NULL || text[0] == '\0') {

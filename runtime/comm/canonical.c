@@ -148,9 +148,7 @@ void cps_tree_finish_f64(int64_t parts, const cps_node_run *runs, int32_t run_co
     merge_rows(parts, 0, parts, runs, run_count, rows, width, out, width, width);
 }
 
-/* ---- real slices
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- real slices ----------------------------------------------------------------------------- */
 
 typedef struct finish_work {
     int64_t parts;
@@ -194,9 +192,7 @@ void cps_tree_finish_real(int64_t parts, const cps_node_run *runs, int32_t run_c
     cps_parallel(cps_ceil_div(length, REAL_BLOCK), finish_block, &work);
 }
 
-/* ---- sums over ranks
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- sums over ranks ------------------------------------------------------------------------- */
 
 /* All ranks' maximal nodes in order into comm->runs, their number a rank into comm->node_counts;
  * every rank knows them. */

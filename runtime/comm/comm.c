@@ -16,9 +16,7 @@
 
 enum { WORKSPACE_COUNT = 131072 };
 
-/* ---- whereabouts
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- whereabouts ----------------------------------------------------------------------------- */
 
 static void copy_name(char *to, const char *name) {
     snprintf(to, CPS_PLACE_BYTES, "%s", name);
@@ -71,9 +69,7 @@ int cps_comm_piece(const cps_comm *comm, size_t length) {
     return (int)(length < comm->piece_bytes ? length : comm->piece_bytes);
 }
 
-/* ---- start and end
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- start and end --------------------------------------------------------------------------- */
 
 /* Everything whose size is known from the world size, so that no collective allocates. */
 static bool allocate(cps_comm *comm) {
@@ -248,9 +244,7 @@ void cps_comm_traffic(const cps_comm *comm, uint64_t *sent_out, uint64_t *receiv
     *received_out = comm->received;
 }
 
-/* ---- collectives
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- collectives ----------------------------------------------------------------------------- */
 
 void cps_comm_barrier(cps_comm *comm, const char *place) {
     cps_comm_enter(comm, place);

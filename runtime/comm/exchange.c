@@ -156,9 +156,7 @@ static void finish(transfers *set) {
     cps_comm_leave(set->comm);
 }
 
-/* ---- exchange
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- exchange -------------------------------------------------------------------------------- */
 
 cps_status cps_exchange_create(cps_comm *comm, const char *place, int64_t max_transfers,
                                cps_exchange **exchange_out) {
@@ -199,9 +197,7 @@ void cps_exchange_finish(cps_exchange *exchange) {
     finish(&exchange->set);
 }
 
-/* ---- gather
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- gather ---------------------------------------------------------------------------------- */
 
 static cps_pending_gather *take_gather(cps_comm *comm) {
     cps_pending_gather *gather = comm->spare_gathers;

@@ -291,9 +291,7 @@ static void test_moves(cps_comm *comm) {
     test_canonical(comm);
 }
 
-/* ---- faults
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 static void fault(cps_comm *comm, const char *what) {
     const bool last = cps_comm_rank(comm) == cps_comm_size(comm) - 1;
