@@ -28,7 +28,7 @@ static bool in_ranges(const range *ranges, size_t count, int32_t code_point) {
 #define IN_RANGES(ranges, code_point)                                                              \
     in_ranges(ranges, sizeof(ranges) / sizeof(ranges)[0], code_point)
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------- */
+/* ---- UTF-8 ----------------------------------------------------------------------------------- */
 
 bool cps_utf8_is_valid(const char *text, size_t length) {
     size_t at = 0;
