@@ -287,7 +287,8 @@ local function report_unknown(rows, fields, place, also)
 end
 
 -- Checks `fields` against `rows`: the values by name, defaults filled in.
--- settings: also = { key = true } other keys that are legal ([1] = true: a list part too); paths = { key = true } strings that are paths;
+-- settings: also = { key = true } other keys that are legal ([1] = true: a list part too); paths = { key = true } strings that are
+-- paths;
 -- partial: no defaults, nothing required.
 function check.rows(rows, fields, place, settings)
   settings = settings or {}

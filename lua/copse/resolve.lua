@@ -27,7 +27,7 @@ local function shards(value, place, uses, stream)
   local kind = origin and check.kind("shards", place)
   if not kind then return nil end
   place = enter(place, origin)
-  local set = check.rows(kind.rows, value, place, { also = { [1] = true, shards = true }, paths = { source = true, classes = true } })
+  local set = check.rows(kind.rows, value, place, { also = { [1] = true }, paths = { source = true, classes = true } })
   local patterns = text.list()
   for i, pattern in ipairs(value) do
     pattern = check.text(child(place, i), pattern)
