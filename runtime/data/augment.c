@@ -22,8 +22,7 @@ cps_recipe cps_recipe_clip(cps_recipe_kind kind, int32_t size) {
                         .std = {0.26862954, 0.26130258, 0.27577711}};
 }
 
-/* ---- checks
- * -------------------------------------------------------------------------------------- */
+/* ---- checks ------------------------------------------------------------------------------- */
 
 static cps_status check_range(const char *where, const char *name, double low, double high,
                               double least, double most) {
@@ -93,8 +92,7 @@ uint64_t cps_recipe_digest(const cps_recipe *recipe) {
     return cps_hash64(numbers, sizeof numbers);
 }
 
-/* ---- draws
- * --------------------------------------------------------------------------------------- */
+/* ---- draws -------------------------------------------------------------------------------- */
 
 static cps_draw_key keyed(const cps_draw_key *key, const char *purpose) {
     cps_draw_key own = *key;
@@ -146,8 +144,7 @@ cps_crop_box cps_recipe_crop(const cps_recipe *recipe, int32_t width, int32_t he
     return central_crop(recipe, width, height);
 }
 
-/* ---- decoding
- * ------------------------------------------------------------------------------------ */
+/* ---- decoding ----------------------------------------------------------------------------- */
 
 cps_status cps_picture_open(cps_picture *picture, const uint8_t *bytes, size_t length) {
     int32_t width = 0, height = 0;
@@ -241,8 +238,7 @@ static cps_status crop_and_resize(const cps_recipe *recipe, cps_picture *picture
     return status;
 }
 
-/* ---- colour
- * -------------------------------------------------------------------------------------- */
+/* ---- colour ------------------------------------------------------------------------------- */
 
 static double factor_of(const cps_draw_key *key, uint64_t index, double strength) {
     return between(key, index, fmax(0, 1 - strength), 1 + strength);

@@ -5,15 +5,15 @@
  * replay.
  *
  * Order of use, by one thread (the one that owns cps_parallel):
- *   cps_loader_create ... cps_loader_seek(first data step)
- *   for each data step: for any of this rank's grains, in any order, once or again:
- * cps_loader_grain -> borrowed batch cps_loader_release_step when the step is through with all of
- * them
+ *   - cps_loader_create, then cps_loader_seek to the first data step;
+ *   - in each data step, for any of this rank's grains, in any order, once or again,
+ *     cps_loader_grain gives a borrowed batch;
+ *   - cps_loader_release_step when the step is through with all of them.
  *
  * Two orders. SHUFFLED: training; bad images are replaced. STORED: evaluation, cached views;
  * records in stored order, one step (data step 0) of ceil(records / rows) grains, each its own
- * part; the tail is padded and masked; bad images are masked out, never replaced; without a caption
- * callback the first caption is taken.
+ * part; a grain is borrowed until the next is asked for; the tail is padded and masked; bad images
+ * are masked out, never replaced; without a caption callback the first caption is taken.
  *
  * Memory is taken at creation (cps_loader_bytes tells how much before); decoding takes and frees
  * what the image library needs. No call is collective: an error is this rank's, the caller agrees.
@@ -25,8 +25,7 @@
 #include "data/stream.h"
 #include "data/tokenize.h"
 
-/* ---- what callbacks see
- * -------------------------------------------------------------------------------------------- */
+/* ---- what callbacks see ------------------------------------------------------------------- */
 
 /* A growing, NUL-terminated string. Zero-initialise; cps_text_free at the end. */
 typedef struct cps_text {
@@ -43,8 +42,9 @@ typedef struct cps_sample {
     int64_t record;
     uint64_t sample_id;
     const char *caption_field;
-    int64_t data_step; /* of the stage */
-    int64_t row;       /* of the stream's rows in the global batch of this step */
+    bool first_caption; /* stored order: cps_sample_caption takes the first */
+    int64_t data_step;  /* of the stage */
+    int64_t row;        /* of the stream's rows in the global batch of this step */
     cps_draw_key key; /* seed, stage, stream, epoch, position, view of the input; crop and module 0:
                          the callback sets module */
 } cps_sample;
@@ -57,8 +57,7 @@ const char *cps_sample_class_name(const cps_sample *sample); /* NULL: none */
 /* The default caption: one of the record's, drawn uniformly by the key; "" for a record without. */
 const char *cps_sample_caption(const cps_sample *sample);
 
-/* ---- what a loader is asked for
- * -------------------------------------------------------------------------------------- */
+/* ---- what a loader is asked for ----------------------------------------------------------- */
 
 typedef enum cps_input_kind {
     CPS_INPUT_IMAGE,
@@ -117,8 +116,7 @@ typedef struct cps_loader_options {
     int64_t ahead;   /* grains prepared beyond those of the current step, >= 1 */
 } cps_loader_options;
 
-/* ---- arithmetic of steps, without a loader
- * ---------------------------------------------------------------------------- */
+/* ---- arithmetic of steps, without a loader ------------------------------------------------ */
 
 /* Steps that one epoch of a clock stream of `samples` positions has. */
 int64_t cps_steps_per_epoch(int64_t samples, int64_t grains, int64_t rows, bool keep_tail);
@@ -131,9 +129,7 @@ int64_t cps_grain_rows(int64_t samples, int64_t grains, int64_t rows, bool keep_
 void cps_rank_grains(int64_t grains, int64_t parts, int64_t world_size, int64_t rank,
                      int64_t *first_out, int64_t *last_out);
 
-/* ---- batches
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- batches ------------------------------------------------------------------------------ */
 
 /* An image that was replaced (SHUFFLED) or masked out (STORED). */
 typedef struct cps_bad_image {

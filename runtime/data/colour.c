@@ -77,8 +77,7 @@ void cps_colour_solarise(cps_image *image, int32_t threshold) {
     }
 }
 
-/* ---- hue ----------------------------------------------------------------------------------------
- */
+/* ---- hue ---------------------------------------------------------------------------------- */
 
 static uint8_t clip8(int value) {
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
@@ -139,8 +138,7 @@ void cps_colour_hue(cps_image *image, double turn) {
     }
 }
 
-/* ---- flip and blur
- * -------------------------------------------------------------------------------- */
+/* ---- flip and blur ------------------------------------------------------------------------ */
 
 void cps_image_flip(cps_image *image) {
     for (int32_t y = 0; y < image->height; y++) {

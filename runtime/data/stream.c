@@ -9,8 +9,7 @@
 #include "base/numeric.h"
 #include "base/rng.h"
 
-/* ---- shards ------------------------------------------------------------------------------------
- */
+/* ---- shards ------------------------------------------------------------------------------- */
 
 typedef struct pool_entry {
     char *path;
@@ -76,8 +75,7 @@ cps_status cps_shard_pool_open(cps_shard_pool *pool, const char *path,
     return CPS_OK;
 }
 
-/* ---- a set: an ordered list of records
- * ----------------------------------------------------------- */
+/* ---- a set: an ordered list of records ---------------------------------------------------- */
 
 typedef struct shard_set {
     const cps_shard **shards;
@@ -86,6 +84,7 @@ typedef struct shard_set {
     uint32_t *picked; /* [size], ascending: places in the concatenated shards; NULL: all */
     int64_t size;
     int64_t left_out, bad;
+    int64_t largest_image; /* bytes */
     double weight;
     char *caption;
 } shard_set;
@@ -188,8 +187,7 @@ static cps_status open_set(shard_set *set, const char *stream, const cps_set_spe
     return CPS_OK;
 }
 
-/* ---- which records a set keeps
- * ------------------------------------------------------------------- */
+/* ---- which records a set keeps ------------------------------------------------------------ */
 
 /* The published split: a shuffle of 0..n-1 by MT19937, whose first `count` are kept. */
 static bool draw_published(uint64_t seed, int64_t n, int64_t count, uint8_t *keep) {
@@ -355,10 +353,12 @@ static cps_status list_kept(const char *stream, shard_set *set, const uint8_t *k
     return CPS_OK;
 }
 
-static void count_bad(shard_set *set, const uint8_t *keep) {
+static void survey_images(shard_set *set, const uint8_t *keep) {
     for (int64_t s = 0; s < set->shard_count; s++) {
         for (int64_t r = 0; r < cps_shard_count(set->shards[s]); r++) {
             set->bad += keep[set->first[s] + r] && cps_shard_bad_reason(set->shards[s], r) != NULL;
+            set->largest_image =
+                cps_max_i64(set->largest_image, cps_shard_image_bytes(set->shards[s], r));
         }
     }
 }
@@ -380,14 +380,13 @@ static cps_status pick_records(shard_set *set, const char *stream, const cps_set
         status = list_kept(stream, set, keep);
     }
     if (status == CPS_OK) {
-        count_bad(set, keep);
+        survey_images(set, keep);
     }
     free(keep);
     return status;
 }
 
-/* ---- the mixture
- * ---------------------------------------------------------------------------------- */
+/* ---- the mixture -------------------------------------------------------------------------- */
 
 static cps_status check_weights(const cps_stream_spec *spec) {
     int64_t weighted = 0;
@@ -560,8 +559,7 @@ void cps_stream_destroy(cps_stream *stream) {
     free(stream);
 }
 
-/* ---- places
- * --------------------------------------------------------------------------------------- */
+/* ---- places ------------------------------------------------------------------------------- */
 
 /* Place of record `index` of a set's own list. */
 static void place_in_set(const cps_stream *stream, int64_t j, int64_t index, cps_place *place_out) {
@@ -653,6 +651,14 @@ int64_t cps_stream_bad_records(const cps_stream *stream) {
         bad += stream->sets[j].bad;
     }
     return bad;
+}
+
+int64_t cps_stream_largest_image(const cps_stream *stream) {
+    int64_t largest = 0;
+    for (int64_t j = 0; j < stream->set_count; j++) {
+        largest = cps_max_i64(largest, stream->sets[j].largest_image);
+    }
+    return largest;
 }
 
 uint64_t cps_stream_digest(const cps_stream *stream) {

@@ -87,6 +87,9 @@ int64_t cps_stream_set_share(const cps_stream *stream,
 int64_t cps_stream_left_out(const cps_stream *stream);
 /* Records that the packer could not decode, of those in the stream. */
 int64_t cps_stream_bad_records(const cps_stream *stream);
+/* Bytes of the largest encoded image in the shards of the stream: a replacement may be any of them.
+ */
+int64_t cps_stream_largest_image(const cps_stream *stream);
 /* Digest of content, selection and mixture: equal digests, same records at the same positions for
  * one seed. */
 uint64_t cps_stream_digest(const cps_stream *stream);

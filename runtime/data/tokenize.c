@@ -14,8 +14,7 @@
 const char *const CPS_START_TEXT = "<|startoftext|>";
 const char *const CPS_END_TEXT = "<|endoftext|>";
 
-/* ---- cleaning ---------------------------------------------------------------------------------
- */
+/* ---- cleaning ----------------------------------------------------------------------------- */
 
 void cps_bytes_start(cps_bytes *buffer) {
     buffer->data = buffer->fixed;
@@ -174,8 +173,7 @@ char *cps_tokenizer_clean(const char *text) {
     return clean;
 }
 
-/* ---- pieces -----------------------------------------------------------------------------------
- */
+/* ---- pieces ------------------------------------------------------------------------------- */
 
 typedef enum char_class { CLASS_SPACE, CLASS_LETTER, CLASS_NUMBER, CLASS_OTHER } char_class;
 
@@ -250,8 +248,7 @@ size_t cps_text_piece(const char *text, size_t length, size_t at) {
     return next - at;
 }
 
-/* ---- merges -----------------------------------------------------------------------------------
- */
+/* ---- merges ------------------------------------------------------------------------------- */
 
 uint64_t cps_merge_slot(uint64_t key) {
     key ^= key >> 31;
@@ -431,8 +428,7 @@ static bool merge_long(const cps_tokenizer *tokenizer, int32_t *ids, size_t *cou
     return enough;
 }
 
-/* ---- encoding ---------------------------------------------------------------------------------
- */
+/* ---- encoding ----------------------------------------------------------------------------- */
 
 /* Where ids go: those beyond `capacity` are counted only. */
 typedef struct id_sink {
@@ -565,8 +561,7 @@ cps_status cps_tokenizer_length(const cps_tokenizer *tokenizer, const char *text
     return CPS_OK;
 }
 
-/* ---- decoding ---------------------------------------------------------------------------------
- */
+/* ---- decoding ----------------------------------------------------------------------------- */
 
 static size_t put_symbol(const cps_tokenizer *tokenizer, int32_t id, char *out) {
     if (id < 0 || id >= tokenizer->vocabulary || tokenizer->symbol_at[id] == SIZE_MAX) {
@@ -619,8 +614,7 @@ char *cps_tokenizer_decode(const cps_tokenizer *tokenizer, const int32_t *ids, i
     return text;
 }
 
-/* ---- facts ------------------------------------------------------------------------------------
- */
+/* ---- facts -------------------------------------------------------------------------------- */
 
 int64_t cps_tokenizer_vocabulary(const cps_tokenizer *tokenizer) {
     return tokenizer->vocabulary;

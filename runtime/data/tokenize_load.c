@@ -22,8 +22,7 @@ enum {
     PUBLISHED_MERGES = CPS_TOKENIZER_VOCABULARY - CPS_TOKENIZER_VOCABULARY_MIN
 };
 
-/* ---- bytes and their spelling ------------------------------------------------------------------
- */
+/* ---- bytes and their spelling ------------------------------------------------------------- */
 
 static bool is_printable_byte(int32_t byte) {
     return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
@@ -65,8 +64,7 @@ void cps_byte_symbol(uint8_t byte, bool ends, char out[12]) {
     out[length] = '\0';
 }
 
-/* ---- building ----------------------------------------------------------------------------------
- */
+/* ---- building ----------------------------------------------------------------------------- */
 
 /* A tokenizer under construction: symbols by id, ids by symbol, merges in order of rank. */
 typedef struct builder {
@@ -266,8 +264,7 @@ void cps_tokenizer_destroy(cps_tokenizer *tokenizer) {
     free(tokenizer);
 }
 
-/* ---- the published merges file ------------------------------------------------------------------
- */
+/* ---- the published merges file ------------------------------------------------------------ */
 
 typedef struct text_lines {
     const char *at, *end;
@@ -474,8 +471,7 @@ static cps_status load_merges(const char *bytes, size_t length, const char *name
     return status;
 }
 
-/* ---- tokenizer.json -----------------------------------------------------------------------------
- */
+/* ---- tokenizer.json ----------------------------------------------------------------------- */
 
 /* An id of the vocabulary, or a failure that names the entry. */
 static cps_status json_id(const char *name, const char *symbol, const cps_json *value,
@@ -628,8 +624,7 @@ static cps_status load_json(const char *bytes, size_t length, const char *name,
     return status;
 }
 
-/* ---- what it is
- * ----------------------------------------------------------------------------------- */
+/* ---- what it is --------------------------------------------------------------------------- */
 
 static cps_status unpack_gzip(const char *bytes, size_t length, const char *name, char **text_out,
                               size_t *length_out) {

@@ -69,8 +69,7 @@ static void *list_add(trainer *train, list *grows, size_t item_bytes) {
     return (char *)grows->items + item_bytes * grows->count++;
 }
 
-/* ---- words -------------------------------------------------------------------------------------
- */
+/* ---- words -------------------------------------------------------------------------------- */
 
 static const char *word_text(const trainer *train, int32_t word) {
     return ((char *const *)train->word_texts.items)[word];
@@ -173,8 +172,7 @@ static cps_status count_corpus(trainer *train, cps_corpus_line next, void *conte
     return CPS_OK;
 }
 
-/* ---- symbols ------------------------------------------------------------------------------------
- */
+/* ---- symbols ------------------------------------------------------------------------------ */
 
 static const char *spelling(const trainer *train, int32_t id) {
     return ((char *const *)train->spellings.items)[id];
@@ -238,8 +236,7 @@ static void spell_words(trainer *train) {
     }
 }
 
-/* ---- pairs --------------------------------------------------------------------------------------
- */
+/* ---- pairs -------------------------------------------------------------------------------- */
 
 static pair_entry *find_pair(const trainer *train, uint64_t key) {
     const size_t mask = train->pair_slots - 1;
@@ -441,8 +438,7 @@ static void learn(trainer *train, const cps_tokenizer_train_options *options) {
     }
 }
 
-/* ---- the file
- * ------------------------------------------------------------------------------------ */
+/* ---- the file ----------------------------------------------------------------------------- */
 
 static cps_status write_merges(const trainer *train, const char *path) {
     char *text = NULL;
