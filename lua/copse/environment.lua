@@ -8,12 +8,12 @@ local refusals = {
   os = "a job is data and cannot reach the system",
   io = "a job is data and cannot read or write files",
   debug = "a job is data",
-  package = "'require' finds files beside the job and in Copse's Lua library",
+  package = "modules are files beside the job or in Copse's Lua library",
   coroutine = "a job is data",
-  load = "only files are loaded, with 'require'",
-  loadstring = "only files are loaded, with 'require'",
-  loadfile = "only files are loaded, with 'require'",
-  dofile = "use 'require'",
+  load = "code comes from files, by require",
+  loadstring = "code comes from files, by require",
+  loadfile = "code comes from files, by require",
+  dofile = "code comes from files, by require",
   collectgarbage = "a job is data",
   print = "'copse check' shows the resolved job",
   warn = "'copse check' shows the resolved job",
@@ -78,7 +78,7 @@ local function job_require(new_environment, copse)
   local loaded, loading = { copse = copse }, {}
   return function(name)
     if type(name) ~= "string" or not name:find("^[%w_]+[%w_.]*$") or name:find("..", 1, true) then
-      error("'require' takes a name such as \"common\", not " .. text.show(name), 2)
+      error("require takes a name such as \"common\", not " .. text.show(name), 2)
     end
     if loading[name] then error("'" .. name .. "' requires itself", 2) end
     if loaded[name] == nil then
