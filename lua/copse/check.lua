@@ -69,6 +69,18 @@ function check.absolute(path)
   end
 end
 
+-- A table that holds what it shows: no constructor's, nothing behind it.
+function check.is_plain(value)
+  return type(value) == "table" and not node.origin(value) and getmetatable(value) == nil
+end
+
+-- What a value is, where a plain table was wanted.
+function check.seen(value)
+  local origin = node.origin(value)
+  if origin then return node.written(origin) end
+  return type(value) == "table" and getmetatable(value) ~= nil and "a table with a metatable" or text.show(value)
+end
+
 -- ---- values by kind of row -------------------------------------------------------------------------------------------------
 
 local function wanted_range(row)
@@ -119,8 +131,8 @@ end
 
 local function numbers(place, value, row)
   if type(value) == "number" and row.length <= 1 then value = { value } end
-  if type(value) ~= "table" then
-    return check.report(place, "should be a list of numbers such as { 1, 2 }, not %s", text.show(value))
+  if not check.is_plain(value) then
+    return check.report(place, "should be a list of numbers such as { 1, 2 }, not %s", check.seen(value))
   end
   local named = row.choices and next(value) ~= nil and not text.is_list(value)
   for _, key in ipairs(text.sorted_keys(value)) do
@@ -210,8 +222,8 @@ local function lines(place, value)
     local path = check.absolute(value)
     local list = lines_of(place, path)
     return list and { path = path, lines = list }
-  elseif type(value) ~= "table" then
-    return check.report(place, "should be the path of a text file, not %s", text.show(value))
+  elseif not check.is_plain(value) then
+    return check.report(place, "should be the path of a text file, not %s", check.seen(value))
   end
   local list = check.strings(check.child(place, "lines"), value.lines or value)
   return list and { path = type(value.path) == "string" and value.path or nil, lines = list }
@@ -220,8 +232,8 @@ end
 -- A list of strings; a lone string is a list of one.
 function check.strings(place, value)
   if type(value) == "string" then value = { value } end
-  if type(value) ~= "table" or node.origin(value) or not (text.is_list(value) or next(value) == nil) then
-    return check.report(place, "should be a list of strings, not %s", text.show(value))
+  if not check.is_plain(value) or not (text.is_list(value) or next(value) == nil) then
+    return check.report(place, "should be a list of strings, not %s", check.seen(value))
   end
   local result = text.list()
   for i, element in ipairs(value) do
@@ -326,15 +338,13 @@ function check.node(value, place, kinds)
     if origin and origin.kind == kind then return origin end
   end
   local wanted = "copse." .. table.concat(kinds, " or copse.")
-  local seen = origin and node.written(origin) or type(value) == "table" and "a plain table" or text.show(value)
-  check.report(place, "should be %s { ... }, not %s", wanted, seen)
+  check.report(place, "should be %s { ... }, not %s", wanted, check.is_plain(value) and "a plain table" or check.seen(value))
 end
 
 -- A plain table that the job gives by name or place, or nil (reported).
 function check.table(value, place, what)
-  if type(value) == "table" and not node.origin(value) then return value end
-  local origin = node.origin(value)
-  check.report(place, "should be %s, not %s", what, origin and node.written(origin) or text.show(value))
+  if check.is_plain(value) then return value end
+  check.report(place, "should be %s, not %s", what, check.seen(value))
 end
 
 return check

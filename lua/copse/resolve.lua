@@ -214,8 +214,8 @@ end
 local function objective(value, place, uses)
   local origin = node.origin(value)
   if not origin or origin.kind ~= "objective" then
-    local seen = origin and node.written(origin) or type(value) == "table" and "a plain table" or text.show(value)
-    return check.report(place, "should be an objective such as copse.objective.clip { ... }, not %s", seen)
+    return check.report(place, "should be an objective such as copse.objective.clip { ... }, not %s",
+      check.is_plain(value) and "a plain table" or check.seen(value))
   end
   place = enter(place, origin)
   local kind = objective_kind(origin, place)
@@ -243,7 +243,7 @@ local function objectives(value, place, uses)
     check.report(place, "lacks 'objective': write  objective = copse.objective.clip {}")
     return result, true
   end
-  local list = not node.origin(value) and type(value) == "table" and value
+  local list = check.is_plain(value) and value
   local at = child(place, "objective")
   if list and #list == 1 then -- the resolved job writes a lone objective without a list, and the path must be the same
     at.keys[#at.keys + 1] = 1
@@ -296,7 +296,8 @@ local function lr_factors(value, place)
   local result = text.list()
   value = check.table(value, place, 'a list such as { { "visual.*", 0.1 } }')
   for i, pair in ipairs(value or {}) do
-    local pattern, factor = type(pair) == "table" and pair[1], type(pair) == "table" and pair[2]
+    local plain = check.is_plain(pair)
+    local pattern, factor = plain and pair[1], plain and pair[2]
     if type(pattern) ~= "string" or type(factor) ~= "number" or not text.is_finite(factor) or factor < 0 then
       check.report(child(place, i), 'should be a pattern and a factor of at least 0, such as { "visual.*", 0.1 }')
     else
@@ -391,7 +392,7 @@ end
 
 local function every(value, place)
   if value == "epoch" then return value end
-  if math.type(value) == "integer" and value > 0 then return value end
+  if math.type(value) == "integer" and value > 0 and value <= 1e12 then return value end
   check.report(place, "should be \"epoch\" or a number of steps, not %s", text.show(value))
 end
 
