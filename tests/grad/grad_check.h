@@ -46,7 +46,7 @@ typedef struct gc_case {
 
 typedef struct gc_state {
     const gc_case *test;
-    cps_real *values[GC_INPUTS], *grads[GC_INPUTS];
+    cps_real *values[GC_INPUTS], *grads[GC_INPUTS], *halves[GC_INPUTS];
     int64_t counts[GC_INPUTS];
     cps_real *weights; /* of the result's elements */
     int64_t out_count;
@@ -100,6 +100,22 @@ static void gc_operands(gc_state *s, cps_tape *tape, gc_way way, cps_tensor **op
     }
 }
 
+/* Gives operand i a gradient of 0.5 in each element before that of the operation under test
+ * arrives: through an operation recorded later, or (rows spread over ranks) as a seed. */
+static void gc_arrive_first(gc_state *s, cps_tape *tape, int32_t i, cps_tensor *middle) {
+    if (!middle->needs_grad) {
+        return;
+    }
+    if (middle->layout == NULL) {
+        cps_tape_seed(tape, cps_affine(tape, cps_sum(tape, middle), 0.5, 0.0), &gc_one);
+        return;
+    }
+    for (int64_t k = 0; k < s->counts[i]; k++) {
+        s->halves[i][k] = (cps_real)0.5;
+    }
+    cps_tape_seed(tape, middle, s->halves[i]);
+}
+
 /* One run; returns the loss in double. */
 static double gc_run(gc_state *s, gc_way way) {
     cps_arena *arena;
@@ -127,14 +143,8 @@ static double gc_run(gc_state *s, gc_way way) {
             s->weights[i] = (cps_real)gc_normal("weights", i);
         }
     }
-    if (way == GC_RESULT) { /* recorded later, so its gradient arrives first: 0.5 in each element */
-        for (int32_t i = 0; i < s->test->count; i++) {
-            if (middle[i]->needs_grad) {
-                cps_tensor *half = cps_affine(tape, cps_sum(tape, middle[i]), 0.5, 0.0);
-                cps_tape_seed(tape, half, &gc_one);
-                assert_non_null(half);
-            }
-        }
+    for (int32_t i = 0; way == GC_RESULT && i < s->test->count; i++) {
+        gc_arrive_first(s, tape, i, middle[i]);
     }
     double loss = 0.0;
     for (int64_t i = 0; way != GC_PLAN && i < s->out_count; i++) {
@@ -247,6 +257,7 @@ static void gc_check(const gc_case *test) {
         const size_t bytes = (size_t)(s.counts[i] + 1) * sizeof(cps_real);
         s.values[i] = malloc(bytes);
         s.grads[i] = malloc(bytes);
+        s.halves[i] = malloc(bytes);
         first[i] = malloc(bytes);
         for (int64_t k = 0; k < s.counts[i]; k++) {
             const double scale = input->scale != 0.0 ? input->scale : 1.0;
@@ -285,6 +296,7 @@ static void gc_check(const gc_case *test) {
     for (int32_t i = 0; i < test->count; i++) {
         free(s.values[i]);
         free(s.grads[i]);
+        free(s.halves[i]);
         free(first[i]);
     }
     free(out);
