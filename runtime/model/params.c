@@ -207,7 +207,7 @@ static bool same_init(cps_init a, cps_init b) {
 }
 
 static bool same_shape(int32_t rank_a, const int64_t *a, int32_t rank_b, const int64_t *b) {
-    return rank_a == rank_b && memcmp(a, b, (size_t)rank_a * sizeof *a) == 0;
+    return rank_a == rank_b && (rank_a == 0 || memcmp(a, b, (size_t)rank_a * sizeof *a) == 0);
 }
 
 typedef struct shape_text {
@@ -358,7 +358,9 @@ static cps_status keep_offer(cps_params *params, const char *name, int32_t rank,
     kept->values = copy;
     kept->count = count;
     kept->rank = rank;
-    memcpy(kept->shape, shape, (size_t)rank * sizeof *shape);
+    for (int32_t i = 0; i < rank; i++) {
+        kept->shape[i] = shape[i];
+    }
     return CPS_OK;
 }
 
