@@ -17,8 +17,7 @@ enum {
     CPS_STAGE_SLOTS = 64,
     CPS_STAGE_TERMS = 64,
     CPS_STAGE_EMAS = 16,
-    CPS_OUTPUT_KINDS = 5, /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
-    CPS_MAX_COMPONENTS = 4
+    CPS_OUTPUT_KINDS = 5 /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
 };
 
 /* A stream of the job, opened once a run. */

@@ -1,0 +1,308 @@
+/* A grain of 64 images or texts through one tower and the objective's `embed`. Shapes are always those of a full grain, so a
+ * row's bits do not depend on how many others there are. A planning run at creation finds components, widths and memory. */
+#include "train/embed.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tensor/ops.h"
+
+enum { GRAIN = 64 };
+
+struct cps_embed {
+    const cps_host *host;
+    cps_embedder *owner;
+    int32_t side;
+    cps_tape *tape;
+    cps_view_rows rows;
+    int32_t component_count;
+    cps_tensor *components[CPS_MAX_COMPONENTS];
+    double weights[CPS_MAX_COMPONENTS];
+    cps_status status;
+    char message[1024];
+};
+
+struct cps_embedder {
+    cps_stage_plan *plan;
+    const cps_instance *instance;
+    int32_t lone_output; /* features of a tower: bit index; -1: the objective's embed */
+    cps_side sides[2];
+    cps_arena *arena;
+    cps_tape *tape;
+    int32_t *ids, *offsets, *ends;
+    cps_encoder encoder;
+    struct cps_embed embed;
+};
+
+/* ---- services ----------------------------------------------------------------------------------------------------------- */
+
+int32_t cps_serve_embed_side(const cps_embed *embed) {
+    return embed->side;
+}
+
+static cps_status embed_fail(const cps_embed *embed, const char *format, int32_t value) {
+    cps_embed *writable = (cps_embed *)(uintptr_t)embed;
+    char text[256];
+    snprintf(text, sizeof text, format, value); /* formats of this file only */
+    return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "objective '%s', embed: %s", embed->owner->instance->name, text);
+}
+
+cps_tensor *cps_serve_embed_output(const cps_embed *embed, uint32_t output) {
+    const int32_t kind = cps_output_index(output);
+    if (kind < 0 || embed->rows.outputs[kind] == NULL) {
+        embed_fail(embed, "output 0x%x was not asked for with cps_setup_embed", (int32_t)output);
+        return NULL;
+    }
+    return embed->rows.outputs[kind];
+}
+
+const int32_t *cps_serve_embed_offsets(const cps_embed *embed) {
+    return embed->rows.offsets;
+}
+
+const int32_t *cps_serve_embed_ends(const cps_embed *embed) {
+    return embed->rows.ends;
+}
+
+cps_tensor *cps_serve_embed_parameter(const cps_embed *embed, int32_t id) {
+    const cps_instance *instance = embed->owner->instance;
+    if (id < 0 || id >= instance->param_count) {
+        embed_fail(embed, "parameter id %d does not exist", id);
+        return NULL;
+    }
+    return &cps_params_at(cps_model_params(embed->owner->plan->model), instance->params[id])->tensor;
+}
+
+void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_weight) {
+    if (rows == NULL) {
+        return;
+    }
+    if (embed->component_count == CPS_MAX_COMPONENTS || rows->rank != 2 || rows->shape[0] != GRAIN) {
+        embed_fail(embed, "component %d is one too many, or no matrix of a row a sample", embed->component_count);
+        return;
+    }
+    embed->components[embed->component_count] = rows;
+    embed->weights[embed->component_count++] = score_weight;
+}
+
+/* ---- one grain ------------------------------------------------------------------------------------------------------------ */
+
+static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_tape *tape, cps_tower_input *input) {
+    const cps_tower_config *config = cps_tower_get_config(embedder->sides[side].tower);
+    if (config->kind != CPS_TOWER_TEXT) {
+        const int64_t shape[4] = {GRAIN, 3, config->image_size, config->image_size};
+        *input = (cps_tower_input){.image = cps_tape_leaf(tape, CPS_REAL, 4, shape, (void *)(uintptr_t)planes, NULL, -1)};
+        return cps_tape_status(tape);
+    }
+    const int64_t context = embedder->plan->context;
+    int64_t at = 0;
+    embedder->offsets[0] = 0;
+    for (int64_t i = 0; i < GRAIN; i++) {
+        int64_t length = context;
+        if (texts != NULL) {
+            CPS_TRY(cps_tokenizer_encode(embedder->plan->tokenizer, texts[i], context, embedder->ids + at, &length, NULL));
+        }
+        embedder->ends[i] = (int32_t)(at + length - 1);
+        if (embedder->sides[side].all_positions) {
+            memset(embedder->ids + at + length, 0, (size_t)(context - length) * sizeof(int32_t));
+            length = context;
+        }
+        at += length;
+        embedder->offsets[i + 1] = (int32_t)at;
+    }
+    const int64_t shape[1] = {at};
+    *input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, embedder->ids, NULL, -1), .count = GRAIN,
+                               .offsets = embedder->offsets, .ends = embedder->ends};
+    return cps_tape_status(tape);
+}
+
+/* Tower and embed on `tape`; results in embedder->embed. planes and texts NULL: planning. */
+static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_tape *tape) {
+    const cps_side *wanted = &embedder->sides[side];
+    cps_tower_input input;
+    cps_tower_output out = {0};
+    cps_embed *embed = &embedder->embed;
+    *embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = side, .tape = tape};
+    CPS_TRY(tower_input(embedder, side, planes, texts, tape, &input));
+    CPS_TRY(cps_tower_forward(wanted->tower, tape, &input, wanted->outputs, &out));
+    embed->rows = (cps_view_rows){.outputs = {out.pooled, out.projected, out.feature, out.tokens, out.tokens_projected},
+                                  .offsets = out.offsets, .ends = out.ends, .rows = GRAIN};
+    if (embedder->lone_output >= 0 && side == CPS_SIDE_IMAGE) {
+        cps_serve_embed_component(embed, embed->rows.outputs[embedder->lone_output], 1.0);
+    } else {
+        const cps_status status = embedder->instance->objective->embed(embedder->instance->self, embed, tape);
+        CPS_TRY(cps_service_status(embed->status, embed->message));
+        CPS_TRY(cps_fail_context(status, "objective '%s', embed", embedder->instance->name));
+    }
+    CPS_TRY(cps_service_status(embed->status, embed->message));
+    return cps_tape_status(tape);
+}
+
+static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_real *const *components_out) {
+    cps_status status = run_side(embedder, side, planes, texts, embedder->tape);
+    for (int32_t c = 0; c < embedder->embed.component_count && status == CPS_OK; c++) {
+        const cps_tensor *rows = embedder->embed.components[c];
+        if (c >= embedder->encoder.component_count || rows->shape[1] != embedder->encoder.widths[c]) {
+            status = cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: component %d changed its width", embedder->instance->name, c);
+        } else {
+            memcpy(components_out[c], rows->data, (size_t)(GRAIN * rows->shape[1]) * sizeof(cps_real));
+        }
+    }
+    cps_tape_reset(embedder->tape);
+    return status;
+}
+
+static cps_status encode_images(void *context, const cps_real *planes, cps_real *const *components_out) {
+    return encode(context, CPS_SIDE_IMAGE, planes, NULL, components_out);
+}
+
+static cps_status encode_texts(void *context, const char *const *texts, cps_real *const *components_out) {
+    return encode(context, CPS_SIDE_TEXT, NULL, texts, components_out);
+}
+
+/* ---- creation --------------------------------------------------------------------------------------------------------------- */
+
+static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
+    static const char *const names[] = {"pooled", "projected", "feature"};
+    cps_tower *found = cps_model_tower(embedder->plan->model, tower);
+    if (found == NULL || cps_tower_get_config(found)->kind == CPS_TOWER_TEXT) {
+        return cps_fail(CPS_ERR_USAGE, "features: the model has no image tower '%s'", tower);
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        if (strcmp(names[i], output) == 0 && (i == 0 || cps_tower_get_config(found)->embed_dim > 0)) {
+            embedder->lone_output = i;
+            embedder->sides[CPS_SIDE_IMAGE] = (cps_side){.wanted = true, .tower = found, .outputs = 1u << i};
+            return CPS_OK;
+        }
+    }
+    return cps_fail(CPS_ERR_USAGE, "features: tower '%s' has no output '%s': use \"pooled\", \"projected\" or \"feature\"", tower, output);
+}
+
+static cps_recipe evaluation_recipe(const cps_tower_config *config) {
+    cps_recipe recipe = cps_recipe_clip(CPS_RECIPE_EVALUATION, (int32_t)config->image_size);
+    recipe.squash = config->squash;
+    recipe.filter = config->bilinear ? CPS_BILINEAR : CPS_BICUBIC;
+    memcpy(recipe.mean, config->mean, sizeof recipe.mean);
+    memcpy(recipe.std, config->std, sizeof recipe.std);
+    return recipe;
+}
+
+/* Components of both sides must pair; memory is the larger of the two. */
+static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
+    cps_arena *arena = NULL;
+    cps_tape *tape = NULL;
+    cps_status status = cps_arena_create_counting("evaluation", &arena);
+    status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &tape);
+    cps_encoder *encoder = &embedder->encoder;
+    for (int32_t side = 0; side < 2 && status == CPS_OK; side++) {
+        if (!embedder->sides[side].wanted) {
+            continue;
+        }
+        status = run_side(embedder, side, NULL, NULL, tape);
+        const cps_embed *embed = &embedder->embed;
+        for (int32_t c = 0; c < embed->component_count && status == CPS_OK; c++) {
+            if (side == CPS_SIDE_IMAGE) {
+                encoder->widths[c] = embed->components[c]->shape[1];
+                encoder->score_weights[c] = embed->weights[c];
+                encoder->component_count = c + 1;
+            } else if (c >= encoder->component_count || embed->components[c]->shape[1] != encoder->widths[c]) {
+                if (embedder->lone_output >= 0) {
+                    embedder->sides[CPS_SIDE_TEXT].wanted = false;
+                } else {
+                    status = cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: image and text components do not pair", embedder->instance->name);
+                }
+            }
+        }
+        cps_tape_reset(tape);
+    }
+    *bytes_out = arena == NULL ? 0 : cps_arena_high_water(arena);
+    cps_tape_destroy(tape);
+    cps_arena_destroy(arena);
+    return status;
+}
+
+static cps_status fill(cps_embedder *embedder, const char *features_tower, const char *features_output) {
+    const cps_stage_plan *plan = embedder->plan;
+    embedder->sides[0] = embedder->instance->sides[0];
+    embedder->sides[1] = embedder->instance->sides[1];
+    if (features_tower != NULL) {
+        CPS_TRY(choose_tower(embedder, features_tower, features_output));
+    }
+    if (embedder->instance->objective->embed == NULL) {
+        embedder->sides[CPS_SIDE_TEXT].wanted = false;
+        if (features_tower == NULL) {
+            return cps_fail(CPS_ERR_USAGE, "objective '%s' says nothing about evaluations (no embed): give the evaluation features = { tower, output }", embedder->instance->name);
+        }
+    }
+    if (!embedder->sides[CPS_SIDE_IMAGE].wanted) {
+        return cps_fail(CPS_ERR_USAGE, "objective '%s' has no image side to evaluate", embedder->instance->name);
+    }
+    const size_t context = (size_t)plan->context;
+    embedder->ids = calloc(GRAIN * context + 1, sizeof(int32_t));
+    embedder->offsets = calloc(GRAIN + 1, sizeof(int32_t));
+    embedder->ends = calloc(GRAIN, sizeof(int32_t));
+    if (embedder->ids == NULL || embedder->offsets == NULL || embedder->ends == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation's texts");
+    }
+    size_t bytes = 0;
+    CPS_TRY(plan_sides(embedder, &bytes));
+    embedder->encoder.context = embedder;
+    embedder->encoder.grain = GRAIN;
+    embedder->encoder.images = encode_images;
+    embedder->encoder.texts = embedder->sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
+    embedder->encoder.image_recipe = evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
+    CPS_TRY(cps_arena_create("evaluation", bytes, true, &embedder->arena));
+    return cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->tape);
+}
+
+cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower, const char *features_output, cps_embedder **embedder_out) {
+    cps_embedder *embedder = calloc(1, sizeof *embedder);
+    if (embedder == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation");
+    }
+    embedder->plan = plan;
+    embedder->instance = &plan->instances[plan->embed_instance];
+    embedder->lone_output = -1;
+    const cps_status status = fill(embedder, features_tower, features_output);
+    if (status != CPS_OK) {
+        cps_embedder_destroy(embedder);
+        return status;
+    }
+    *embedder_out = embedder;
+    return CPS_OK;
+}
+
+void cps_embedder_destroy(cps_embedder *embedder) {
+    if (embedder == NULL) {
+        return;
+    }
+    cps_tape_destroy(embedder->tape);
+    cps_arena_destroy(embedder->arena);
+    free(embedder->ids);
+    free(embedder->offsets);
+    free(embedder->ends);
+    free(embedder);
+}
+
+cps_status cps_embedder_prepare(cps_embedder *embedder) {
+    const cps_objective *objective = embedder->instance->objective;
+    if (objective->prepare_embed == NULL || embedder->lone_output >= 0) {
+        return CPS_OK;
+    }
+    embedder->embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = embedder->tape};
+    cps_status status = objective->prepare_embed(embedder->instance->self, &embedder->embed, embedder->tape);
+    if (status == CPS_OK) {
+        status = cps_tape_status(embedder->tape);
+    }
+    cps_tape_reset(embedder->tape);
+    return cps_fail_context(status, "objective '%s', prepare_embed", embedder->instance->name);
+}
+
+const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder) {
+    return &embedder->encoder;
+}
+
+size_t cps_embedder_bytes(const cps_embedder *embedder) {
+    return cps_arena_high_water(embedder->arena);
+}
