@@ -1,0 +1,417 @@
+/* From the resolved job to plans. Order: options, tokenizer, model, streams, stages (each on trial for its steps, then for
+ * good), evaluations. */
+#include "train/run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/numeric.h"
+#include "comm/agree.h"
+#include "eval/config.h"
+#include "model/weights.h"
+#include "tensor/gemm.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+/* ---- streams ----------------------------------------------------------------------------------------------------------- */
+
+static int32_t find_stream(const cps_run *run, const char *name) {
+    for (int32_t i = 0; i < run->stream_count; i++) {
+        if (strcmp(run->streams[i].name, name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static const cps_stream_options *stream_options(const cps_run *run, const char *name) {
+    for (int64_t i = 0; i < run->stream_option_count; i++) {
+        if (strcmp(run->stream_options[i].name, name) == 0) {
+            return &run->stream_options[i];
+        }
+    }
+    return NULL;
+}
+
+static cps_status fill_set(cps_run *run, const cps_stream_options *options, int64_t at, cps_set_spec *set) {
+    const cps_shards_options *from = &options->sets[at];
+    *set = (cps_set_spec){.patterns = from->patterns, .pattern_count = from->pattern_count, .weight = options->set_count > 1 ? from->weight : 0.0,
+                          .fraction = from->fraction < 1.0 ? from->fraction : 0.0, .count = from->count, .subset_seed = (uint64_t)from->seed,
+                          .draw = (cps_subset_draw)from->draw, .caption = from->caption};
+    if (from->source != NULL) {
+        CPS_TRY(cps_run_packed(run, from, &set->patterns, &set->pattern_count));
+    }
+    if (from->rest_of != NULL) {
+        const int32_t other = find_stream(run, from->rest_of);
+        if (other < 0) {
+            return cps_fail(CPS_ERR_USAGE, "data.%s: rest_of = '%s' names no stream that is made before it (a stream cannot be the rest of itself)", options->name, from->rest_of);
+        }
+        set->rest_of = run->streams[other].stream;
+    }
+    return CPS_OK;
+}
+
+static cps_status open_stream(cps_run *run, const cps_stream_options *options, bool needs_caption, cps_stream **stream_out) {
+    cps_set_spec *sets = calloc((size_t)options->set_count, sizeof *sets);
+    if (sets == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for stream '%s'", options->name);
+    }
+    cps_status status = CPS_OK;
+    for (int64_t i = 0; i < options->set_count && status == CPS_OK; i++) {
+        status = fill_set(run, options, i, &sets[i]);
+    }
+    if (status == CPS_OK) {
+        const cps_stream_spec spec = {.name = options->name, .sets = sets, .set_count = options->set_count,
+                                      .epoch_samples = options->epoch_samples, .needs_caption = needs_caption};
+        status = cps_fail_context(cps_stream_create(&spec, (uint64_t)run->job_options.seed, run->pool, stream_out), "data.%s", options->name);
+    }
+    free(sets);
+    return status;
+}
+
+static bool waits(const cps_run *run, const cps_stream_options *options) {
+    for (int64_t i = 0; i < options->set_count; i++) {
+        if (options->sets[i].rest_of != NULL && find_stream(run, options->sets[i].rest_of) < 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Streams in the order of their needs: `rest_of` after what it names. */
+static cps_status open_streams(cps_run *run) {
+    CPS_TRY(cps_streams_parse(cps_json_get(run->job, "data"), run->arena, &run->stream_options, &run->stream_option_count));
+    run->streams = cps_arena_alloc_zero(run->arena, (size_t)run->stream_option_count * sizeof *run->streams);
+    if (run->streams == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    for (bool more = true; more;) {
+        more = false;
+        for (int64_t i = 0; i < run->stream_option_count; i++) {
+            const cps_stream_options *options = &run->stream_options[i];
+            if (find_stream(run, options->name) >= 0 || waits(run, options)) {
+                continue;
+            }
+            cps_stream *stream = NULL;
+            CPS_TRY(cps_agree(run->comm, "opening streams", open_stream(run, options, false, &stream)));
+            run->streams[run->stream_count++] = (cps_run_stream){.name = options->name, .stream = stream};
+            more = true;
+        }
+    }
+    if (run->stream_count < run->stream_option_count) {
+        for (int64_t i = 0; i < run->stream_option_count; i++) {
+            if (find_stream(run, run->stream_options[i].name) < 0) {
+                return cps_fail(CPS_ERR_USAGE, "data.%s: its rest_of names a stream that does not exist, or streams name each other in a circle", run->stream_options[i].name);
+            }
+        }
+    }
+    return CPS_OK;
+}
+
+/* The stream without the records that lack a caption, made when a text view first wants it. */
+static cps_status caption_stream(void *context, int32_t index, const cps_stream **stream_out) {
+    cps_run *run = context;
+    cps_run_stream *stream = &run->streams[index];
+    if (stream->with_captions == NULL) {
+        CPS_TRY(open_stream(run, stream_options(run, stream->name), true, &stream->with_captions));
+        if (cps_stream_left_out(stream->with_captions) > 0) {
+            cps_log(CPS_LOG_INFO, "stream '%s': %lld records without a caption are left out", stream->name, (long long)cps_stream_left_out(stream->with_captions));
+        }
+    }
+    *stream_out = stream->with_captions;
+    return CPS_OK;
+}
+
+/* ---- stages ---------------------------------------------------------------------------------------------------------------- */
+
+/* The stage with functions tabulated over `total` steps: rank 0 asks the job layer, all get the text. Collective. */
+static cps_status stage_json(cps_run *run, int64_t stage, int64_t total, cps_json **json_out) {
+    cps_json *json = NULL;
+    char *text = NULL;
+    cps_status status = CPS_OK;
+    if (cps_comm_rank(run->comm) == 0) {
+        status = run->calls->stage(run->calls->context, stage, total, &json);
+        text = status == CPS_OK ? cps_json_print(json, false, true) : NULL;
+        cps_json_destroy(json);
+    }
+    status = cps_agree(run->comm, "stages of the job", status);
+    if (status != CPS_OK) {
+        free(text);
+        return status;
+    }
+    void *bytes = text;
+    size_t length = text == NULL ? 0 : strlen(text) + 1;
+    cps_comm_broadcast_alloc(run->comm, "stages of the job", &bytes, &length, 0);
+    status = cps_json_parse(bytes, length - 1, "stage", json_out);
+    free(bytes);
+    return status;
+}
+
+static cps_status create_plan(cps_run *run, int64_t index, int64_t steps) {
+    cps_run_stage *stage = &run->stages[index];
+    char where[32];
+    snprintf(where, sizeof where, "stages[%lld]", (long long)index + 1);
+    cps_json_destroy(stage->json);
+    stage->json = NULL;
+    CPS_TRY(stage_json(run, index, cps_max_i64(steps, 1), &stage->json));
+    cps_arena_destroy(stage->arena);
+    stage->arena = NULL;
+    CPS_TRY(cps_arena_create("stage", (size_t)16 << 20, true, &stage->arena));
+    cps_stage_options options;
+    CPS_TRY(cps_stage_options_parse(stage->json, where, stage->arena, &options));
+    const cps_tower *text = cps_model_tower(run->model, "text");
+    const cps_stage_context context = {
+        .model = run->model,
+        .tokenizer = run->tokenizer,
+        .plugins = run->plugins,
+        .streams = run->streams,
+        .stream_count = run->stream_count,
+        .seed = (uint64_t)run->job_options.seed,
+        .parts = run->job_options.parts,
+        .index = (int32_t)index,
+        .text_context = text == NULL ? CPS_TOKENIZER_CONTEXT : cps_tower_get_config(text)->context,
+        .steps = steps,
+        .caption_stream = caption_stream,
+        .context = run,
+    };
+    return cps_stage_plan_create(&options, &context, stage->arena, &stage->plan);
+}
+
+static cps_status tabulate(cps_run *run, int64_t index) {
+    cps_run_stage *stage = &run->stages[index];
+    const cps_stage_options *options = &stage->plan->options;
+    const int64_t steps = stage->plan->steps;
+    char where[64];
+    if (steps == 0) {
+        return CPS_OK; /* a fit alone */
+    }
+    snprintf(where, sizeof where, "stages[%lld].optimizer", (long long)index + 1);
+    cps_optimizer optimizer;
+    CPS_TRY(cps_optimizer_parse(options->optimizer_kind, options->optimizer, where, stage->arena, &optimizer));
+    stage->lr = cps_arena_alloc(stage->arena, (size_t)steps * sizeof(double));
+    stage->weight_decay = cps_arena_alloc(stage->arena, (size_t)steps * sizeof(double));
+    if (stage->lr == NULL || stage->weight_decay == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    cps_schedule schedule;
+    CPS_TRY(cps_schedule_parse(options->schedule_kind == NULL ? "constant" : options->schedule_kind, options->schedule, where, stage->arena, &schedule));
+    CPS_TRY(cps_schedule_tabulate(&schedule, optimizer.lr, where, steps, stage->lr));
+    for (int64_t i = 0; i < steps; i++) {
+        stage->weight_decay[i] = cps_numbers_at(optimizer.weight_decay, i);
+    }
+    return CPS_OK;
+}
+
+static cps_status check_ranks(const cps_run *run, int64_t index) {
+    const cps_stage_plan *plan = run->stages[index].plan;
+    const int64_t parts = cps_min_i64(plan->grains, plan->parts);
+    const int64_t size = cps_comm_size(run->comm);
+    if (plan->steps > 0 && size > parts) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "stages[%lld]: %lld ranks, but a global batch of %lld in grains of %lld has %lld parts (parts = %lld in the job): use at most %lld ranks, a smaller grain, or set parts in the job",
+                        (long long)index + 1, (long long)size, (long long)plan->options.global_batch, (long long)plan->options.grain, (long long)parts,
+                        (long long)plan->parts, (long long)parts);
+    }
+    return CPS_OK;
+}
+
+static cps_status open_stages(cps_run *run) {
+    const cps_json *stages = cps_json_get(run->job, "stages");
+    run->stage_count = cps_json_count(stages);
+    run->stages = cps_arena_alloc_zero(run->arena, (size_t)run->stage_count * sizeof *run->stages);
+    if (run->stages == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    for (int64_t i = 0; i < run->stage_count; i++) {
+        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0)));
+        const int64_t steps = run->stages[i].plan->steps;
+        cps_stage_plan_destroy(run->stages[i].plan);
+        run->stages[i].plan = NULL;
+        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, steps)));
+        cps_status status = tabulate(run, i);
+        status = status != CPS_OK ? status : check_ranks(run, i);
+        status = status != CPS_OK ? status : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &run->stages[i].memory);
+        CPS_TRY(cps_agree(run->comm, "planning stages", status));
+    }
+    return CPS_OK;
+}
+
+/* ---- evaluations ------------------------------------------------------------------------------------------------------------- */
+
+static cps_status resolve_packed(void *context, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
+    return cps_run_packed(context, set, patterns_out, count_out);
+}
+
+static const cps_stream *resolve_stream(void *context, const char *name) {
+    const cps_run *run = context;
+    const int32_t found = find_stream(run, name);
+    return found < 0 ? NULL : run->streams[found].stream;
+}
+
+static cps_status open_evaluations(cps_run *run) {
+    cps_evaluation_options *options = NULL;
+    CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, &options, &run->evaluation_count));
+    run->evaluations = cps_arena_alloc_zero(run->arena, (size_t)run->evaluation_count * sizeof *run->evaluations + 1);
+    if (run->evaluations == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    const cps_evaluation_resolver resolver = {.context = run, .packed = resolve_packed, .stream = resolve_stream};
+    for (int64_t i = 0; i < run->evaluation_count; i++) {
+        run->evaluations[i].options = &options[i];
+        CPS_TRY(cps_agree(run->comm, "opening evaluations", cps_evaluation_streams_open(&options[i], run->pool, &resolver, &run->evaluations[i].streams)));
+    }
+    return CPS_OK;
+}
+
+/* ---- open and close -------------------------------------------------------------------------------------------------------------- */
+
+static cps_status open_model(cps_run *run) {
+    CPS_TRY(cps_tokenizer_options_parse(cps_json_get(run->job, "tokenizer"), run->arena, &run->tokenizer_options));
+    const char *path = run->tokenizer_options.merges != NULL ? run->tokenizer_options.merges : run->tokenizer_options.json;
+    if (path != NULL) {
+        CPS_TRY(cps_tokenizer_load(path, &run->tokenizer));
+    }
+    const int64_t vocabulary = run->tokenizer == NULL ? 0 : cps_tokenizer_vocabulary(run->tokenizer);
+    CPS_TRY(cps_model_create(cps_json_get(run->job, "model"), vocabulary, run->tokenizer_options.context, &run->model));
+    const cps_tower *text = cps_model_tower(run->model, "text");
+    if (text != NULL && run->tokenizer != NULL && cps_tower_get_config(text)->vocabulary < vocabulary) {
+        return cps_fail(CPS_ERR_USAGE, "the tokenizer '%s' has %lld ids, the text tower's vocabulary is %lld: use the tokenizer that the weights were trained with", cps_tokenizer_name(run->tokenizer),
+                        (long long)vocabulary, (long long)cps_tower_get_config(text)->vocabulary);
+    }
+    return CPS_OK;
+}
+
+static cps_status open_parts(cps_run *run) {
+    cps_status status = cps_job_options_parse(run->job, run->arena, &run->job_options);
+    status = status != CPS_OK ? status : cps_checkpoint_options_parse(run->job, run->arena, &run->checkpoint);
+    status = status != CPS_OK ? status : cps_early_stop_options_parse(run->job, run->arena, &run->early_stop);
+    status = status != CPS_OK ? status : open_model(run);
+    status = status != CPS_OK ? status : cps_shard_pool_create(&run->pool);
+    CPS_TRY(cps_agree(run->comm, "reading the job", status));
+    CPS_TRY(open_streams(run));
+    CPS_TRY(open_stages(run));
+    return open_evaluations(run);
+}
+
+cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) {
+    cps_run *run = calloc(1, sizeof *run);
+    if (run == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a run");
+    }
+    run->comm = comm;
+    run->plugins = plugins;
+    run->job = job;
+    run->calls = calls;
+    run->options = *options;
+    run->loader_threads = options->threads;
+    cps_status status = cps_arena_create("run", (size_t)4 << 20, true, &run->arena);
+    if (status == CPS_OK) {
+        status = open_parts(run);
+    }
+    if (status != CPS_OK) {
+        cps_run_close(run);
+        return status;
+    }
+    *run_out = run;
+    return CPS_OK;
+}
+
+void cps_run_close(cps_run *run) {
+    if (run == NULL) {
+        return;
+    }
+    for (int64_t i = 0; i < run->evaluation_count && run->evaluations != NULL; i++) {
+        cps_evaluation_streams_close(&run->evaluations[i].streams);
+    }
+    for (int64_t i = 0; i < run->stage_count && run->stages != NULL; i++) {
+        cps_stage_plan_destroy(run->stages[i].plan);
+        cps_json_destroy(run->stages[i].json);
+        cps_arena_destroy(run->stages[i].arena);
+    }
+    for (int32_t i = 0; i < run->stream_count; i++) {
+        cps_stream_destroy(run->streams[i].with_captions);
+        cps_stream_destroy(run->streams[i].stream);
+    }
+    cps_shard_pool_destroy(run->pool);
+    cps_model_destroy(run->model);
+    cps_tokenizer_destroy(run->tokenizer);
+    cps_arena_destroy(run->arena);
+    free(run);
+}
+
+int64_t cps_run_steps_before(const cps_run *run, int64_t stage) {
+    int64_t steps = 0;
+    for (int64_t i = 0; i < stage; i++) {
+        steps += run->stages[i].plan->steps;
+    }
+    return steps;
+}
+
+/* ---- first values --------------------------------------------------------------------------------------------------------------------- */
+
+static void report_weights(const char *path, const cps_weights_report *report) {
+    cps_log(CPS_LOG_INFO, "weights '%s': %lld tensors loaded, %lld resampled, %lld not found, %lld not used", path, (long long)report->loaded,
+            (long long)report->resampled, (long long)report->missing_count, (long long)report->unused_count);
+    for (int64_t i = 0; i < cps_min_i64(report->missing_count, 10); i++) {
+        cps_log(CPS_LOG_INFO, "  not found: %s", report->missing[i]);
+    }
+    for (int64_t i = 0; i < cps_min_i64(report->unused_count, 10); i++) {
+        cps_log(CPS_LOG_INFO, "  not used: %s", report->unused[i]);
+    }
+}
+
+cps_status cps_run_initialise(cps_run *run) {
+    const cps_json *spec = cps_json_get(run->job, "model");
+    const char *weights = cps_json_get_string(spec, "weights", NULL);
+    cps_params *params = cps_model_params(run->model);
+    cps_status status = CPS_OK;
+    if (weights != NULL && cps_comm_rank(run->comm) == 0) {
+        cps_weights_report report = {0};
+        status = cps_weights_load(run->model, weights, cps_json_get_bool(spec, "partial", false), &report);
+        if (status == CPS_OK) {
+            report_weights(weights, &report);
+        }
+        cps_weights_report_free(&report);
+    }
+    if (status == CPS_OK) {
+        status = cps_params_allocate(params, (uint64_t)run->job_options.seed);
+    }
+    CPS_TRY(cps_agree(run->comm, "first values of the parameters", status));
+    if (weights != NULL) {
+        cps_comm_broadcast(run->comm, "weights", cps_params_flat(params), (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
+    }
+    return CPS_OK;
+}
+
+/* ---- loaders ------------------------------------------------------------------------------------------------------------------------------ */
+
+cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) {
+    const cps_stage_plan *plan = run->stages[stage].plan;
+    cps_loader_stream streams[CPS_STAGE_VIEWS];
+    for (int32_t i = 0; i < plan->stream_count; i++) {
+        streams[i] = (cps_loader_stream){.stream = plan->streams[i].stream, .rows = plan->streams[i].rows};
+    }
+    const cps_loader_options options = {
+        .order = CPS_ORDER_SHUFFLED,
+        .streams = streams,
+        .stream_count = plan->stream_count,
+        .inputs = plan->inputs,
+        .input_count = plan->input_count,
+        .tokenizer = run->tokenizer,
+        .seed = (uint64_t)run->job_options.seed,
+        .stage = (uint32_t)stage,
+        .grains = plan->grains,
+        .parts = plan->parts,
+        .rank = cps_comm_rank(run->comm),
+        .world_size = cps_comm_size(run->comm),
+        .keep_tail = plan->options.tail == CPS_TAIL_KEEP,
+        .steps = plan->steps,
+        .single_use = !plan->has_loss && plan->count_width == 0,
+        .threads = run->loader_threads,
+        .ahead = cps_max_i64(2, run->stages[stage].memory.own_grains),
+    };
+    return cps_loader_create(&options, loader_out);
+}

@@ -1,0 +1,64 @@
+/* What a run holds before its first step: model, tokenizer, streams, plans of all stages, evaluations; all of it from the resolved
+ * job, so that everything that can be wrong is found before anything is allocated. Collective; private to train/. */
+#ifndef CPS_TRAIN_RUN_H
+#define CPS_TRAIN_RUN_H
+
+#include "eval/evaluate.h"
+#include "train/loop.h"
+#include "train/step.h"
+
+typedef struct cps_run_evaluation {
+    cps_evaluation_options *options;
+    cps_evaluation_streams streams;
+} cps_run_evaluation;
+
+typedef struct cps_run_stage {
+    cps_json *json;      /* functions tabulated; owned */
+    cps_arena *arena;
+    cps_stage_plan *plan;
+    cps_step_memory memory;
+    double *lr, *weight_decay; /* [steps] */
+} cps_run_stage;
+
+typedef struct cps_run {
+    cps_comm *comm;
+    cps_plugins *plugins;
+    const cps_json *job;
+    const cps_job_calls *calls;
+    cps_run_options options;
+    cps_arena *arena;
+    cps_job_options job_options;
+    cps_checkpoint_options checkpoint;
+    cps_early_stop_options early_stop;
+    cps_tokenizer *tokenizer; /* NULL: the job has none */
+    cps_tokenizer_options tokenizer_options;
+    cps_model *model;
+    cps_shard_pool *pool;
+    int64_t stream_option_count;
+    cps_stream_options *stream_options;
+    int32_t stream_count;
+    cps_run_stream *streams;
+    int64_t stage_count;
+    cps_run_stage *stages;
+    int64_t evaluation_count;
+    cps_run_evaluation *evaluations;
+    int32_t loader_threads;
+} cps_run;
+
+/* Builds it all; parameters are declared, not allocated. USAGE and DATA with the key path or file. */
+cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) CPS_MUST_CHECK;
+void cps_run_close(cps_run *run); /* NULL-safe */
+
+/* Allocates parameters and gives them their first values: weights of the job (rank 0 reads, all get the same bytes), else initial ones. Prints what a
+ * partial file lacked. */
+cps_status cps_run_initialise(cps_run *run) CPS_MUST_CHECK;
+/* Options of stage `stage`'s training loader, and of one in stored order for a validation set. */
+cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) CPS_MUST_CHECK;
+/* Settings that reach numbers, as one canonical text a key: what ranks and a resumed run must share. */
+cps_json *cps_run_identity(const cps_run *run);
+/* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective. */
+cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) CPS_MUST_CHECK;
+/* Steps of all stages before `stage`. */
+int64_t cps_run_steps_before(const cps_run *run, int64_t stage);
+
+#endif
