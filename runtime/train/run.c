@@ -388,13 +388,13 @@ cps_status cps_run_initialise(cps_run *run) {
 
 /* ---- loaders ------------------------------------------------------------------------------------------------------------------------------ */
 
-cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) {
+/* The options borrow `streams`. */
+static cps_loader_options loader_options(const cps_run *run, int64_t stage, cps_loader_stream streams[CPS_STAGE_VIEWS]) {
     const cps_stage_plan *plan = run->stages[stage].plan;
-    cps_loader_stream streams[CPS_STAGE_VIEWS];
     for (int32_t i = 0; i < plan->stream_count; i++) {
         streams[i] = (cps_loader_stream){.stream = plan->streams[i].stream, .rows = plan->streams[i].rows};
     }
-    const cps_loader_options options = {
+    return (cps_loader_options){
         .order = CPS_ORDER_SHUFFLED,
         .streams = streams,
         .stream_count = plan->stream_count,
@@ -413,5 +413,16 @@ cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader
         .threads = run->loader_threads,
         .ahead = cps_max_i64(2, run->stages[stage].memory.own_grains),
     };
+}
+
+cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) {
+    cps_loader_stream streams[CPS_STAGE_VIEWS];
+    const cps_loader_options options = loader_options(run, stage, streams);
     return cps_loader_create(&options, loader_out);
+}
+
+cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage, size_t *bytes_out) {
+    cps_loader_stream streams[CPS_STAGE_VIEWS];
+    const cps_loader_options options = loader_options(run, stage, streams);
+    return cps_loader_bytes(&options, bytes_out);
 }

@@ -54,6 +54,7 @@ void cps_run_close(cps_run *run); /* NULL-safe */
 cps_status cps_run_initialise(cps_run *run) CPS_MUST_CHECK;
 /* Options of stage `stage`'s training loader, and of one in stored order for a validation set. */
 cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) CPS_MUST_CHECK;
+cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage, size_t *bytes_out) CPS_MUST_CHECK;
 /* Settings that reach numbers, as one canonical text a key: what ranks and a resumed run must share. */
 cps_json *cps_run_identity(const cps_run *run);
 /* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective. */

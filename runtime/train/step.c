@@ -41,6 +41,8 @@ struct cps_step {
     cps_step_place at;
     int64_t update;
     int64_t bad_images, truncated;
+    cps_bad_image *bad; /* of this step's own grains */
+    int64_t bad_capacity;
 };
 
 static void destroy_runs(cps_step *step)
@@ -65,6 +67,7 @@ void cps_step_destroy(cps_step *step)
     cps_tape_destroy(step->plain);
     cps_tape_destroy(step->loss_tape);
     cps_slot_memory_free(&step->slots);
+    free(step->bad);
     free(step->grain_sums);
     free(step->grain_counts);
     free(step->part_rows);
@@ -151,12 +154,35 @@ static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay)
                            .replay = replay};
 }
 
+/* Validation batches are runs of grains of the one data step of a stored order. */
+static cps_status ask_grain(cps_step *step, int64_t grain, const cps_batch **batch_out) {
+    const bool stored = step->at.evaluation;
+    return cps_loader_grain(step->loader, stored ? 0 : step->at.data_step, stored ? step->at.data_step * step->at.grains + grain : grain, batch_out);
+}
+
+/* Keeps what the loader said of bad images until the step is reported. */
+static cps_status note_bad(cps_step *step, const cps_batch *batch) {
+    const int64_t count = step->bad_images + batch->bad_count;
+    if (count > step->bad_capacity) {
+        cps_bad_image *bad = realloc(step->bad, (size_t)(2 * count) * sizeof *bad);
+        if (bad == NULL) {
+            return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the list of bad images");
+        }
+        step->bad = bad;
+        step->bad_capacity = 2 * count;
+    }
+    for (int64_t i = 0; i < batch->bad_count; i++) {
+        step->bad[step->bad_images++] = batch->bad[i];
+    }
+    return CPS_OK;
+}
+
 /* Runs grain number `own` of this rank on `tape`. */
 static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, int64_t own, bool replay)
 {
     const int64_t grain = step->at.first_grain + own;
     const cps_batch *batch = NULL;
-    CPS_TRY(cps_loader_grain(step->loader, step->at.data_step, grain, &batch));
+    CPS_TRY(ask_grain(step, grain, &batch));
     const cps_grain_input input = {
         .loader = step->loader,
         .batch = batch,
@@ -168,7 +194,7 @@ static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, in
         .grain_losses = true,
     };
     if (!replay) {
-        step->bad_images += batch->bad_count;
+        CPS_TRY(note_bad(step, batch));
         for (int32_t i = 0; i < batch->input_count; i++) {
             step->truncated += batch->inputs[i].truncated;
         }
@@ -256,7 +282,7 @@ static cps_status prepare(cps_step *step)
     for (int64_t own = 0; own < step->at.last_grain - step->at.first_grain && status == CPS_OK; own++) {
         const cps_batch *batch = NULL;
         const int64_t grain = step->at.first_grain + own;
-        status = cps_loader_grain(step->loader, step->at.data_step, grain, &batch);
+        status = ask_grain(step, grain, &batch);
         if (status == CPS_OK) {
             const cps_grain_input input = {.loader = step->loader, .batch = batch, .info = info_of(step, grain, false), .tape = step->plain, .plain = step->plain};
             status = cps_grain_prepare(step->runs[step->kept], &input, step->grain_counts + own * plan->count_width);
@@ -450,7 +476,7 @@ static void begin_step(cps_step *step, cps_loader *loader, int64_t data_step, in
     step->loader = loader;
     step->at.data_step = data_step;
     step->update = update;
-    step->at.grains = cps_loader_step_grains(loader, data_step);
+    step->at.grains = step->at.evaluation ? step->plan->grains : cps_loader_step_grains(loader, data_step);
     step->at.parts = cps_min_i64(step->at.grains, step->plan->parts);
     const int64_t size = cps_comm_size(step->comm);
     const int64_t rank = cps_comm_rank(step->comm);
@@ -547,6 +573,8 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
         CPS_TRY(commit(step));
     }
     cps_loader_release_step(loader, data_step);
+    result.own_bad = step->bad;
+    result.own_bad_count = step->bad_images;
     result.truncated = step->truncated;
     result.seconds = cps_seconds() - start;
     result.loader_seconds = cps_loader_wait_seconds(loader) - loader_start;

@@ -33,6 +33,8 @@ typedef struct cps_step_result {
     cps_update_norms norms;
     bool skipped;              /* something was not finite: no update */
     int64_t bad_images;        /* of all ranks, consumed in this step */
+    int64_t own_bad_count;     /* this rank's, and what they were; borrowed until the next step */
+    const cps_bad_image *own_bad;
     int64_t truncated;         /* captions of this rank cut to the context */
     double seconds, loader_seconds, exchange_seconds; /* of this rank */
 } cps_step_result;

@@ -1,0 +1,241 @@
+/* Evaluations of a run: which are due, what they give, and what follows: best value, early stop, the job's on_evaluate. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "comm/agree.h"
+#include "eval/config.h"
+#include "train/loop_private.h"
+#include "train/validation.h"
+
+static bool runs_in_stage(const cps_evaluation_options *options, const char *stage) {
+    for (int64_t i = 0; i < options->stages.count; i++) {
+        if (strcmp(options->stages.lines[i], stage) == 0) {
+            return true;
+        }
+    }
+    return options->stages.count == 0;
+}
+
+static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, bool stage_end) {
+    const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
+    const int64_t done = loop->state.data_step;
+    if (!runs_in_stage(options, plan->options.name)) {
+        return false;
+    }
+    return stage_end || (options->every_steps > 0 && done % options->every_steps == 0) ||
+           (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
+}
+
+/* ---- one evaluation --------------------------------------------------------------------------------------------------------- */
+
+void cps_loop_close_embedder(cps_loop *loop) {
+    cps_embedder_destroy(loop->embedder);
+    loop->embedder = NULL;
+    for (int64_t i = 0; loop->validations != NULL && i < loop->run->evaluation_count; i++) {
+        cps_validation_destroy(loop->validations[i]);
+    }
+    free(loop->validations);
+    loop->validations = NULL;
+}
+
+cps_status cps_loop_open_validations(cps_loop *loop) {
+    cps_run *run = loop->run;
+    const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    loop->validations = calloc((size_t)run->evaluation_count + 1, sizeof(cps_validation *));
+    if (loop->validations == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for evaluations");
+    }
+    for (int64_t i = 0; i < run->evaluation_count; i++) {
+        const cps_run_evaluation *evaluation = &run->evaluations[i];
+        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && runs_in_stage(evaluation->options, plan->options.name)) {
+            CPS_TRY(cps_validation_create(run, loop->state.stage, evaluation, &loop->validations[i]));
+        }
+    }
+    return CPS_OK;
+}
+
+static cps_status open_embedder(cps_loop *loop, const cps_evaluation_options *options, cps_embedder **embedder_out) {
+    cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
+    if (options->features_tower != NULL) {
+        return cps_embedder_create(plan, options->features_tower, options->features_output, embedder_out);
+    }
+    if (loop->embedder == NULL) {
+        CPS_TRY(cps_embedder_create(plan, NULL, NULL, &loop->embedder));
+    }
+    *embedder_out = loop->embedder;
+    return CPS_OK;
+}
+
+static void note_left_out(void *context, const cps_place *place, const char *reason) {
+    cps_loop *loop = context;
+    if (cps_quarantine_note(loop->quarantine, cps_shard_path(place->shard), place->record, place->sample_id, reason) != CPS_OK) {
+        cps_log_once(CPS_LOG_WARN, cps_fail_message());
+    }
+}
+
+static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation, cps_json **metrics_out) {
+    cps_run *run = loop->run;
+    cps_embedder *embedder = NULL;
+    cps_status status = open_embedder(loop, evaluation->options, &embedder);
+    status = status != CPS_OK ? status : cps_embedder_prepare(embedder);
+    CPS_TRY(cps_agree(run->comm, "evaluation", status));
+    char *path = cps_format("%s/predictions/%s.h5", loop->folder, evaluation->options->name);
+    char *folder = cps_path_folder(path);
+    status = cps_comm_rank(run->comm) == 0 ? cps_dir_create(folder) : CPS_OK;
+    free(folder);
+    status = cps_agree(run->comm, "predictions", status);
+    const cps_evaluation_request request = {
+        .options = evaluation->options,
+        .streams = &evaluation->streams,
+        .encoder = cps_embedder_encoder(embedder),
+        .comm = run->comm,
+        .loader_threads = run->loader_threads,
+        .predictions_path = path,
+        .left_out = note_left_out,
+        .left_out_context = loop,
+    };
+    status = status != CPS_OK ? status : cps_evaluate(&request, metrics_out);
+    free(path);
+    if (embedder != loop->embedder) {
+        cps_embedder_destroy(embedder);
+    }
+    return status;
+}
+
+static cps_status evaluate(cps_loop *loop, int64_t index, cps_json **metrics_out) {
+    const cps_run_evaluation *evaluation = &loop->run->evaluations[index];
+    if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS) {
+        return cps_validation_run(loop->validations[index], metrics_out);
+    }
+    return embed_and_score(loop, evaluation, metrics_out);
+}
+
+/* ---- what follows ------------------------------------------------------------------------------------------------------------ */
+
+/* Value of "<evaluation>.<key>" in the metrics of this boundary; NaN if it was not made now. */
+static double value_of(const cps_json *all, const char *metric) {
+    return metric == NULL ? NAN : cps_json_get_number(all, metric, NAN);
+}
+
+static bool better(const char *metric, double now, double then, double margin) {
+    return cps_metric_less_is_better(metric) ? now < then - margin : now > then + margin;
+}
+
+static void note_best(cps_loop *loop, const cps_json *all) {
+    const char *metric = loop->run->checkpoint.best;
+    const double value = value_of(all, metric);
+    if (!isnan(value) && (!loop->state.has_best || better(metric, value, loop->state.best_value, 0.0))) {
+        loop->state.has_best = true;
+        loop->state.best_value = value;
+        loop->state.new_best = true;
+    }
+}
+
+static bool early_stop(cps_loop *loop, const cps_json *all) {
+    const cps_early_stop_options *options = &loop->run->early_stop;
+    const double value = value_of(all, options->metric);
+    if (isnan(value)) {
+        return false;
+    }
+    if (!loop->state.has_stop || better(options->metric, value, loop->state.stop_value, options->min_delta)) {
+        loop->state.has_stop = true;
+        loop->state.stop_value = value;
+        loop->state.waited = 0;
+        return false;
+    }
+    loop->state.waited++;
+    return loop->state.waited >= options->patience;
+}
+
+/* The job's function decides on rank 0; its table reaches all, so that checkpoints agree. Collective. */
+static cps_status ask_job(cps_loop *loop, const cps_json *all, bool *stop_out) {
+    cps_run *run = loop->run;
+    if (!run->job_options.has_on_evaluate) {
+        return CPS_OK;
+    }
+    cps_status status = CPS_OK;
+    char *text = NULL;
+    if (cps_comm_rank(run->comm) == 0) {
+        bool stop = false;
+        status = run->calls->on_evaluate(run->calls->context, all, &loop->state.table, &stop);
+        if (status == CPS_OK) {
+            cps_json *answer = cps_json_new_object();
+            cps_json_add_bool(answer, "stop", stop);
+            if (loop->state.table != NULL) {
+                cps_json_add_copy(answer, "table", loop->state.table);
+            }
+            text = cps_json_print(answer, false, true);
+            cps_json_destroy(answer);
+        }
+    }
+    status = cps_agree(run->comm, "on_evaluate", status);
+    if (status != CPS_OK) {
+        free(text);
+        return status;
+    }
+    void *bytes = text;
+    size_t length = text == NULL ? 0 : strlen(text) + 1;
+    cps_comm_broadcast_alloc(run->comm, "on_evaluate", &bytes, &length, 0);
+    cps_json *answer = NULL;
+    status = cps_json_parse(bytes, length - 1, "on_evaluate", &answer);
+    if (status == CPS_OK) {
+        *stop_out = *stop_out || cps_json_get_bool(answer, "stop", false);
+        const cps_json *table = cps_json_get(answer, "table");
+        if (cps_comm_rank(run->comm) != 0 && table != NULL) {
+            char *inner = cps_json_print(table, false, true);
+            cps_json_destroy(loop->state.table);
+            loop->state.table = NULL;
+            status = cps_json_parse(inner, strlen(inner), "on_evaluate", &loop->state.table);
+            free(inner);
+        }
+    }
+    cps_json_destroy(answer);
+    free(bytes);
+    return status;
+}
+
+cps_status cps_loop_evaluate_due(cps_loop *loop, bool stage_end, bool *stop_out) {
+    cps_run *run = loop->run;
+    cps_json *all = cps_json_new_object();
+    cps_status status = CPS_OK;
+    bool any = false;
+    for (int64_t i = 0; i < run->evaluation_count && status == CPS_OK; i++) {
+        const cps_evaluation_options *options = run->evaluations[i].options;
+        if (!is_due(loop, options, stage_end)) {
+            continue;
+        }
+        if (loop->updater != NULL) {
+            cps_updater_wait_weights(loop->updater);
+        }
+        if (!any) {
+            cps_progress_pause(loop->progress);
+        }
+        any = true;
+        cps_json *metrics = NULL;
+        status = evaluate(loop, i, &metrics);
+        if (status == CPS_OK) {
+            status = cps_agree(run->comm, "report of an evaluation", cps_loop_report_evaluation(loop, options->name, metrics));
+        }
+        for (const cps_json *metric = cps_json_first(metrics); metric != NULL; metric = cps_json_next(metric)) {
+            char name[256];
+            snprintf(name, sizeof name, "%s.%s", options->name, cps_json_key(metric));
+            cps_json_add_number(all, name, cps_json_number(metric));
+        }
+        cps_json_destroy(metrics);
+    }
+    if (any) {
+        cps_progress_resume(loop->progress);
+    }
+    if (any && status == CPS_OK) {
+        loop->state.dirty = true;
+        note_best(loop, all);
+        *stop_out = *stop_out || early_stop(loop, all);
+        status = ask_job(loop, all, stop_out);
+    }
+    cps_json_destroy(all);
+    return status;
+}

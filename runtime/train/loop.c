@@ -1,0 +1,304 @@
+/* The run: stages one after another, steps, evaluations, checkpoints. State to go on with after a kill is the JSON of
+ * `loop_state`; everything else is a pure function of the job. */
+#include "train/loop.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/numeric.h"
+#include "comm/agree.h"
+#include "tensor/gemm.h"
+#include "train/checkpoint.h"
+#include "train/identity.h"
+#include "train/loop_private.h"
+#include "train/run.h"
+
+/* ---- one stage's machinery -------------------------------------------------------------------------------------------- */
+
+static void close_stage(cps_loop *loop) {
+    cps_step_destroy(loop->step);
+    cps_updater_destroy(loop->updater);
+    cps_loader_destroy(loop->loader);
+    loop->step = NULL;
+    loop->updater = NULL;
+    loop->loader = NULL;
+}
+
+static cps_updater_options updater_options(const cps_loop *loop) {
+    const cps_run *run = loop->run;
+    const cps_run_stage *stage = &run->stages[loop->state.stage];
+    const cps_stage_plan *plan = stage->plan;
+    return (cps_updater_options){
+        .comm = run->comm,
+        .params = cps_model_params(run->model),
+        .parts = cps_min_i64(plan->grains, plan->parts),
+        .optimizer_kind = plan->options.optimizer_kind,
+        .optimizer = plan->options.optimizer,
+        .lr = stage->lr,
+        .weight_decay = stage->weight_decay,
+        .steps = plan->steps,
+        .grad_clip_norm = plan->options.grad_clip_norm,
+        .clip_tensor = plan->options.clip_tensor,
+        .world = run->job_options.reproducible == CPS_REPRODUCIBLE_WORLD,
+    };
+}
+
+/* Which parameters learn was planned for every stage in turn: the last plan stands, so it is made again. */
+static cps_status open_machinery(cps_loop *loop) {
+    cps_run *run = loop->run;
+    cps_run_stage *stage = &run->stages[loop->state.stage];
+    CPS_TRY(cps_step_plan(stage->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &stage->memory));
+    const cps_updater_options options = updater_options(loop);
+    CPS_TRY(cps_updater_create(&options, &loop->updater));
+    for (int32_t i = 0; i < stage->plan->ema_count; i++) {
+        CPS_TRY(cps_updater_set_ema(loop->updater, stage->plan->emas[i].param, stage->plan->emas[i].momentum));
+    }
+    CPS_TRY(cps_step_create(run->comm, stage->plan, &stage->memory, loop->updater, &loop->step));
+    return cps_run_loader(run, loop->state.stage, &loop->loader);
+}
+
+static void announce_stage(const cps_loop *loop) {
+    const cps_run *run = loop->run;
+    const cps_run_stage *stage = &run->stages[loop->state.stage];
+    const cps_stage_plan *plan = stage->plan;
+    int64_t elements = 0;
+    const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
+    cps_log(CPS_LOG_INFO, "stage '%s': objective %s%s, %lld steps, global batch %lld = %lld grains of %lld in %lld parts; %lld parameters in %d tensors learn",
+            plan->options.name, plan->instances[0].name, plan->instance_count > 1 ? " and others" : "", (long long)plan->steps, (long long)plan->options.global_batch,
+            (long long)plan->grains, (long long)plan->options.grain, (long long)cps_min_i64(plan->grains, plan->parts), (long long)elements, tensors);
+    const cps_memory_plan memory = cps_loop_memory(run, loop->state.stage);
+    cps_log(CPS_LOG_INFO, "memory planned for each rank: %.0f MiB (weights %.0f, gradients and optimizer %.0f, activations %.0f with %lld of %lld recordings kept, loader %.0f)",
+            (double)memory.total_bytes / 1048576.0, (double)memory.weights_bytes / 1048576.0, (double)memory.update_bytes / 1048576.0,
+            (double)memory.step_bytes / 1048576.0, (long long)stage->memory.kept, (long long)stage->memory.own_grains, (double)memory.loader_bytes / 1048576.0);
+}
+
+static cps_status open_stage(cps_loop *loop, const char *resume_from) {
+    cps_run *run = loop->run;
+    CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
+    CPS_TRY(cps_agree(run->comm, "beginning a stage", open_machinery(loop)));
+    if (resume_from != NULL) {
+        CPS_TRY(cps_checkpoint_load(run->comm, resume_from, run->model, loop->updater));
+    }
+    announce_stage(loop);
+    const cps_status status = cps_loader_seek(loop->loader, loop->state.data_step);
+    return cps_agree(run->comm, "beginning a stage", status);
+}
+
+/* ---- after a step -------------------------------------------------------------------------------------------------------- */
+
+static cps_status note_bad_images(cps_loop *loop, const cps_step_result *result) {
+    loop->state.bad_images += result->bad_images;
+    const int64_t limit = loop->run->stages[loop->state.stage].plan->options.max_bad;
+    if (limit >= 0 && loop->state.bad_images > limit) {
+        return cps_fail(CPS_ERR_ENDED, "%lld bad images were replaced, max_bad allows %lld: see quarantine.jsonl, repack the data, or raise max_bad", (long long)loop->state.bad_images,
+                        (long long)limit);
+    }
+    return CPS_OK;
+}
+
+static cps_status note_skip(cps_loop *loop, const cps_step_result *result) {
+    if (!result->skipped) {
+        loop->state.skipped_in_row = 0;
+        loop->state.update++;
+        return CPS_OK;
+    }
+    loop->state.skipped++;
+    loop->state.skipped_in_row++;
+    const int64_t limit = loop->run->stages[loop->state.stage].plan->options.max_skipped_steps;
+    cps_log(CPS_LOG_WARN, "step %lld is skipped: '%s' is not finite on rank %d (%lld in a row, %lld allowed)", (long long)(cps_loop_step(loop) + 1),
+            result->norms.bad_name, result->norms.bad_rank, (long long)loop->state.skipped_in_row, (long long)limit);
+    if (loop->state.skipped_in_row > limit) {
+        return cps_fail(CPS_ERR_ENDED, "%lld steps in a row were skipped because '%s' was not finite on rank %d; max_skipped_steps allows %lld: lower the learning rate, clip the gradient, or look at the data",
+                        (long long)loop->state.skipped_in_row, result->norms.bad_name, result->norms.bad_rank, (long long)limit);
+    }
+    return CPS_OK;
+}
+
+/* What any rank asks for at this step boundary: bit 0 a signal, bit 1 (rank 0's clock) a timed checkpoint. */
+static uint8_t wishes(cps_loop *loop) {
+    const cps_run *run = loop->run;
+    uint8_t own = cps_signal_seen() ? 1 : 0;
+    if (cps_comm_rank(run->comm) == 0 && run->checkpoint.seconds > 0.0 && cps_seconds() - loop->last_checkpoint_time >= run->checkpoint.seconds) {
+        own |= 2;
+    }
+    const int32_t size = cps_comm_size(run->comm);
+    for (int32_t r = 0; r < size; r++) {
+        loop->wish_bytes[r] = 1;
+    }
+    cps_comm_allgatherv(run->comm, "step boundary", &own, loop->wishes, loop->wish_bytes);
+    uint8_t all = 0;
+    for (int32_t r = 0; r < size; r++) {
+        all |= loop->wishes[r];
+    }
+    return all;
+}
+
+static cps_status checkpoint(cps_loop *loop) {
+    if (loop->state.written_step == cps_loop_step(loop) && !loop->state.dirty) {
+        return CPS_OK;
+    }
+    cps_progress_pause(loop->progress);
+    const cps_status status = cps_loop_checkpoint(loop);
+    cps_progress_resume(loop->progress);
+    return status;
+}
+
+/* Checkpoints and evaluations that are due after this step; *stop_out: the stage ends early. */
+static cps_status after_step(cps_loop *loop, bool *stop_out) {
+    cps_run *run = loop->run;
+    const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    const uint8_t asked = wishes(loop);
+    const int64_t done = loop->state.data_step;
+    const bool last = done == plan->steps;
+    const bool until = run->options.until >= 0 && cps_loop_step(loop) >= run->options.until;
+    CPS_TRY(cps_loop_evaluate_due(loop, last, stop_out));
+    const bool leave = (asked & 1) != 0 || until;
+    const bool due = run->checkpoint.steps > 0 && cps_loop_step(loop) % run->checkpoint.steps == 0;
+    if ((leave || due || (asked & 2) != 0 || loop->state.new_best) && !last && !*stop_out) {
+        CPS_TRY(checkpoint(loop));
+    }
+    if (leave && !last && !*stop_out) {
+        loop->left = true;
+        return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL, "a signal asked to stop: checkpointed after step %lld; start the same command again to go on", (long long)cps_loop_step(loop)) : CPS_OK;
+    }
+    return CPS_OK;
+}
+
+static cps_status one_step(cps_loop *loop, bool *stop_out) {
+    cps_step_result result;
+    CPS_TRY(cps_step_run(loop->step, loop->loader, loop->state.data_step, loop->state.update, &result));
+    cps_status status = cps_loop_report_step(loop, &result);
+    CPS_TRY(cps_agree(loop->run->comm, "report of a step", status));
+    loop->state.dirty = true;
+    loop->state.data_step++;
+    CPS_TRY(note_bad_images(loop, &result));
+    CPS_TRY(note_skip(loop, &result));
+    return after_step(loop, stop_out);
+}
+
+/* ---- a stage ----------------------------------------------------------------------------------------------------------------- */
+
+static cps_status run_steps(cps_loop *loop) {
+    const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
+    bool stop = false;
+    while (loop->state.data_step < plan->steps && !stop && !loop->left) {
+        CPS_TRY(one_step(loop, &stop));
+    }
+    if (stop) {
+        cps_log(CPS_LOG_INFO, "stage '%s' ends early after %lld of %lld steps", plan->options.name, (long long)loop->state.data_step, (long long)plan->steps);
+        loop->state.steps_cut += plan->steps - loop->state.data_step;
+    }
+    return CPS_OK;
+}
+
+static cps_status run_stage(cps_loop *loop, const char *resume_from) {
+    cps_run *run = loop->run;
+    const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    if (plan->has_fit && !loop->state.fit_done) {
+        bool end_stage = false;
+        CPS_TRY(cps_loop_fit(loop, false, &end_stage));
+        loop->state.fit_done = true;
+        loop->state.dirty = true;
+        if (end_stage) {
+            loop->state.data_step = plan->steps;
+        }
+    }
+    if (plan->steps > 0) {
+        CPS_TRY(open_stage(loop, resume_from));
+        CPS_TRY(run_steps(loop));
+    } else {
+        bool stop = false;
+        CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
+        CPS_TRY(cps_loop_evaluate_due(loop, true, &stop));
+    }
+    if (loop->left) {
+        return CPS_OK;
+    }
+    if (plan->has_finish) {
+        bool end_stage = false;
+        CPS_TRY(cps_loop_fit(loop, true, &end_stage));
+    }
+    loop->state.stage_done = true;
+    loop->state.complete = loop->state.stage + 1 == run->stage_count;
+    loop->state.dirty = true;
+    return checkpoint(loop);
+}
+
+static cps_status run_stages(cps_loop *loop, const char *resume_from) {
+    cps_run *run = loop->run;
+    while (loop->state.stage < run->stage_count && !loop->left) {
+        if (loop->state.stage_done) {
+            loop->state = (cps_loop_state){.stage = loop->state.stage + 1, .steps_before = cps_loop_step(loop), .steps_cut = loop->state.steps_cut, .skipped = loop->state.skipped,
+                                           .bad_images = loop->state.bad_images, .best_step = loop->state.best_step, .best_value = loop->state.best_value,
+                                           .has_best = loop->state.has_best, .table = loop->state.table, .written_step = -1};
+            if (loop->state.stage == run->stage_count) {
+                break;
+            }
+        }
+        const cps_status status = run_stage(loop, resume_from);
+        resume_from = NULL;
+        cps_loop_close_embedder(loop);
+        close_stage(loop);
+        CPS_TRY(status);
+    }
+    return CPS_OK;
+}
+
+/* ---- entry points --------------------------------------------------------------------------------------------------------------- */
+
+static cps_status begin(cps_loop *loop, char **resume_from) {
+    cps_run *run = loop->run;
+    CPS_TRY(cps_identity_agree(run));
+    CPS_TRY(cps_loop_open_folder(loop));
+    CPS_TRY(cps_loop_find_checkpoint(loop, resume_from));
+    if (*resume_from != NULL && loop->state.complete) {
+        return CPS_OK;
+    }
+    CPS_TRY(cps_run_initialise(run));
+    if (*resume_from != NULL) {
+        CPS_TRY(cps_checkpoint_load(run->comm, *resume_from, run->model, NULL));
+    }
+    return cps_loop_open_reports(loop);
+}
+
+static cps_status train(cps_loop *loop) {
+    cps_run *run = loop->run;
+    char *resume_from = NULL;
+    cps_status status = begin(loop, &resume_from);
+    if (status == CPS_OK && loop->state.complete) {
+        cps_log(CPS_LOG_INFO, "run '%s' is complete (%lld steps); --fresh begins it anew", loop->name, (long long)cps_loop_step(loop));
+    } else if (status == CPS_OK) {
+        status = cps_watchdog_start(run->comm, run->job_options.watchdog_seconds);
+        status = status != CPS_OK ? status : run_stages(loop, resume_from);
+        cps_watchdog_stop(run->comm);
+    }
+    free(resume_from);
+    if (status == CPS_OK || status == CPS_ERR_SIGNAL || status == CPS_ERR_ENDED) {
+        cps_loop_finish_report(loop);
+    }
+    return status;
+}
+
+cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options) {
+    cps_loop *loop = calloc(1, sizeof *loop);
+    if (loop == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a run");
+    }
+    loop->start_time = cps_seconds();
+    loop->last_checkpoint_time = loop->start_time;
+    loop->state.written_step = -1;
+    cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
+    if (status == CPS_OK) {
+        status = cps_gemm_set_precision(loop->run->job_options.precision == CPS_PRECISION_BF16 ? "bf16" : "fp32");
+        status = cps_agree(comm, "precision", status);
+    }
+    if (status == CPS_OK) {
+        status = train(loop);
+    }
+    cps_loop_close(loop);
+    return status;
+}

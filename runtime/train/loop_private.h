@@ -1,0 +1,88 @@
+/* The loop's own parts: state that goes into checkpoints (state.c), reports (loop_report.c), evaluations (evaluation.c), fit (fit.c). */
+#ifndef CPS_TRAIN_LOOP_PRIVATE_H
+#define CPS_TRAIN_LOOP_PRIVATE_H
+
+#include "report/events.h"
+#include "report/progress.h"
+#include "report/quarantine.h"
+#include "report/tensorboard.h"
+#include "train/embed.h"
+#include "train/run.h"
+
+/* What a resumed run needs beside tensors. */
+typedef struct cps_loop_state {
+    int64_t stage;        /* from 0 */
+    bool fit_done, stage_done, complete;
+    int64_t data_step;    /* of the stage: done */
+    int64_t update;       /* updates of the stage */
+    int64_t steps_before; /* steps of the stages before, as they ended */
+    int64_t steps_cut;    /* planned steps that early ends left out */
+    int64_t skipped, skipped_in_row, bad_images;
+    bool has_best;
+    double best_value;
+    int64_t best_step;    /* checkpoint of the best value of checkpoint.best */
+    double stop_value;    /* best of early_stop's metric in this stage */
+    bool has_stop;
+    int64_t waited;       /* evaluations without a better one */
+    cps_json *table;      /* on_evaluate's; owned by the loop */
+    /* Not stored: */
+    int64_t written_step; /* of the last checkpoint, -1 */
+    bool dirty;           /* something changed since */
+    bool new_best;
+} cps_loop_state;
+
+typedef struct cps_loop {
+    cps_run *run;
+    char *name;   /* of the run */
+    char *folder; /* runs/<name> */
+    char *checkpoints;
+    cps_loop_state state;
+    cps_updater *updater;
+    cps_step *step;
+    cps_loader *loader;
+    bool left; /* --until or a signal */
+    double start_time, last_checkpoint_time;
+    uint8_t wishes[4096];
+    int64_t wish_bytes[4096];
+    /* rank 0 */
+    cps_events *events;
+    cps_tensorboard *tensorboard;
+    cps_progress *progress;
+    cps_quarantine *quarantine; /* every rank */
+    /* of this process */
+    int64_t samples, process_steps;
+    double step_seconds, product_seconds;
+    int64_t first_step;
+    /* evaluations */
+    cps_embedder *embedder; /* of the stage's objective */
+    struct cps_validation **validations; /* [evaluations], of the stage; NULL where none */
+} cps_loop;
+
+/* Steps of the run so far, over all stages. */
+int64_t cps_loop_step(const cps_loop *loop);
+void cps_loop_close(cps_loop *loop);
+void cps_loop_close_embedder(cps_loop *loop);
+
+/* state.c; Collective */
+cps_status cps_loop_open_folder(cps_loop *loop) CPS_MUST_CHECK;
+cps_status cps_loop_find_checkpoint(cps_loop *loop, char **path_out) CPS_MUST_CHECK;
+cps_status cps_loop_checkpoint(cps_loop *loop) CPS_MUST_CHECK;
+
+/* loop_report.c */
+cps_status cps_loop_open_reports(cps_loop *loop) CPS_MUST_CHECK; /* Collective */
+cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) CPS_MUST_CHECK; /* Local */
+cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) CPS_MUST_CHECK;
+void cps_loop_finish_report(cps_loop *loop); /* Collective: the table */
+typedef struct cps_memory_plan {
+    size_t weights_bytes, update_bytes, step_bytes, loader_bytes, total_bytes;
+} cps_memory_plan;
+cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage);
+
+/* evaluation.c; Collective. Runs what is due after this step (stage_end: what belongs to the end of a stage too). */
+cps_status cps_loop_open_validations(cps_loop *loop) CPS_MUST_CHECK; /* at a stage's begin, before its own step is planned */
+cps_status cps_loop_evaluate_due(cps_loop *loop, bool stage_end, bool *stop_out) CPS_MUST_CHECK;
+
+/* fit.c; Collective */
+cps_status cps_loop_fit(cps_loop *loop, bool finish, bool *end_stage_out) CPS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,277 @@
+/* What a run tells: events, TensorBoard, the progress line, bad images, the table at the end. Rank 0 writes. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "comm/agree.h"
+#include "eval/config.h"
+#include "report/provenance.h"
+#include "report/summary.h"
+#include "report/timing.h"
+#include "tensor/gemm.h"
+#include "tensor/tape.h"
+#include "train/loop_private.h"
+
+#ifndef CPS_VERSION
+#define CPS_VERSION "0.1.0"
+#endif
+
+static char *in_folder(const cps_loop *loop, const char *name) {
+    return cps_format("%s/%s", loop->folder, name);
+}
+
+static cps_status write_provenance(const cps_loop *loop) {
+    const cps_run *run = loop->run;
+    cps_provenance_fact digests[CPS_STAGE_VIEWS];
+    char *texts[2 * CPS_STAGE_VIEWS];
+    int64_t count = 0;
+    for (int32_t i = 0; i < run->stream_count && count < CPS_STAGE_VIEWS; i++) {
+        texts[2 * count] = cps_format("data.%s", run->streams[i].name);
+        texts[2 * count + 1] = cps_format("%016llx", (unsigned long long)cps_stream_digest(run->streams[i].stream));
+        digests[count] = (cps_provenance_fact){texts[2 * count], texts[2 * count + 1]};
+        count++;
+    }
+    const cps_provenance_fact fact = {"command", run->options.command_line == NULL ? "" : run->options.command_line};
+    const cps_provenance provenance = {.copse_version = CPS_VERSION, .blas_core = cps_gemm_core_name(), .precision = cps_gemm_precision(),
+                                       .ranks = cps_comm_size(run->comm), .threads = run->options.threads, .start_step = cps_loop_step(loop),
+                                       .digests = digests, .digest_count = count, .facts = &fact, .fact_count = 1};
+    char *path = in_folder(loop, "provenance.json");
+    const cps_status status = cps_provenance_write(path, &provenance);
+    free(path);
+    for (int64_t i = 0; i < 2 * count; i++) {
+        free(texts[i]);
+    }
+    return status;
+}
+
+static cps_status write_job(const cps_loop *loop) {
+    if (loop->run->options.job_source == NULL) {
+        return CPS_OK;
+    }
+    char *path = in_folder(loop, "job.lua");
+    const cps_status status = cps_file_write_atomic(path, loop->run->options.job_source, strlen(loop->run->options.job_source));
+    free(path);
+    return status;
+}
+
+static cps_status open_files(cps_loop *loop) {
+    char *events = in_folder(loop, "events.jsonl");
+    char *board = in_folder(loop, "tensorboard");
+    cps_status status = cps_events_open(events, &loop->events);
+    if (status == CPS_OK && cps_loop_step(loop) > 0) {
+        status = cps_events_resume(loop->events, cps_loop_step(loop), NULL);
+    }
+    status = status != CPS_OK ? status : cps_tensorboard_open(board, cps_loop_step(loop), &loop->tensorboard);
+    status = status != CPS_OK ? status : write_job(loop);
+    status = status != CPS_OK ? status : write_provenance(loop);
+    free(events);
+    free(board);
+    return status;
+}
+
+cps_status cps_loop_open_reports(cps_loop *loop) {
+    cps_run *run = loop->run;
+    const bool first = cps_comm_rank(run->comm) == 0;
+    char *quarantine = in_folder(loop, "quarantine.jsonl");
+    cps_status status = cps_quarantine_create(first ? quarantine : NULL, &loop->quarantine);
+    free(quarantine);
+    status = status != CPS_OK ? status : cps_progress_create(&loop->progress);
+    if (status == CPS_OK && first) {
+        status = open_files(loop);
+    }
+    loop->first_step = cps_loop_step(loop);
+    return cps_agree(run->comm, "files of the run", status);
+}
+
+/* ---- a step --------------------------------------------------------------------------------------------------------------- */
+
+static double logit_scale(const cps_loop *loop) {
+    cps_params *params = cps_model_params(loop->run->model);
+    const int32_t index = cps_params_find(params, "logit_scale");
+    return index < 0 ? NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
+}
+
+static cps_status write_step(cps_loop *loop, const cps_step_result *result, double rate) {
+    const cps_run_stage *stage = &loop->run->stages[loop->state.stage];
+    const int64_t step = cps_loop_step(loop) + 1;
+    const double lr = stage->lr[loop->state.data_step];
+    const double scale = logit_scale(loop);
+    cps_json *event = cps_json_new_object();
+    cps_json_add_string(event, "event", "step");
+    cps_json_add_number(event, "step", (double)step);
+    cps_json_add_string(event, "stage", stage->plan->options.name);
+    cps_json_add_number(event, "loss", result->loss);
+    for (int32_t t = 0; t < result->term_count; t++) {
+        cps_json_add_number(event, result->term_names[t], result->term_values[t]);
+    }
+    cps_json_add_number(event, "lr", lr);
+    cps_json_add_number(event, "grad_norm", result->norms.grad_norm);
+    if (!isnan(scale)) {
+        cps_json_add_number(event, "logit_scale", scale);
+    }
+    cps_json_add_number(event, "samples_per_second", rate);
+    cps_json_add_number(event, "loader_seconds", result->loader_seconds);
+    cps_json_add_number(event, "exchange_seconds", result->exchange_seconds);
+    if (result->skipped) {
+        cps_json_add_bool(event, "skipped", true);
+    }
+    if (result->bad_images > 0) {
+        cps_json_add_number(event, "bad_images", (double)result->bad_images);
+    }
+    cps_status status = cps_events_write(loop->events, event);
+    cps_json_destroy(event);
+    const struct {
+        const char *tag;
+        double value;
+    } scalars[] = {{"train/loss", result->loss}, {"train/lr", lr}, {"train/grad_norm", result->norms.grad_norm}, {"train/samples_per_second", rate}};
+    for (size_t i = 0; i < sizeof scalars / sizeof scalars[0] && status == CPS_OK; i++) {
+        status = cps_tensorboard_scalar(loop->tensorboard, scalars[i].tag, step, scalars[i].value);
+    }
+    return status;
+}
+
+/* Bad images of this rank's grains of the step just done: the loader's lists stand until the next step's grains come. */
+static cps_status note_bad(cps_loop *loop, const cps_step_result *result) {
+    if (result->bad_images == 0) {
+        return CPS_OK;
+    }
+    for (int64_t i = 0; i < result->own_bad_count; i++) {
+        const cps_bad_image *bad = &result->own_bad[i];
+        CPS_TRY(cps_quarantine_note(loop->quarantine, cps_shard_path(bad->shard), bad->record, bad->sample_id, bad->reason));
+    }
+    return CPS_OK;
+}
+
+cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
+    const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
+    const int64_t samples = plan->options.global_batch;
+    double product_seconds = 0.0, flop = 0.0;
+    cps_product_time(&product_seconds, &flop);
+    loop->samples += samples;
+    loop->process_steps++;
+    loop->step_seconds += result->seconds;
+    loop->product_seconds = product_seconds;
+    CPS_TRY(note_bad(loop, result));
+    if (cps_comm_rank(loop->run->comm) != 0) {
+        return CPS_OK;
+    }
+    const cps_progress_state state = {.stage = loop->run->stage_count > 1 ? plan->options.name : NULL, .step = loop->state.data_step + 1, .steps = plan->steps,
+                                      .epoch = plan->steps_per_epoch > 0 ? loop->state.data_step / plan->steps_per_epoch + 1 : 0,
+                                      .epochs = plan->options.epochs, .loss = result->loss, .samples = samples};
+    cps_progress_step(loop->progress, &state);
+    return write_step(loop, result, (double)samples / result->seconds);
+}
+
+cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) {
+    if (cps_comm_rank(loop->run->comm) != 0) {
+        return CPS_OK;
+    }
+    cps_json *event = cps_json_new_object();
+    cps_json_add_string(event, "event", "evaluation");
+    cps_json_add_string(event, "name", name);
+    cps_json_add_number(event, "step", (double)cps_loop_step(loop));
+    cps_status status = CPS_OK;
+    char line[1024];
+    int used = snprintf(line, sizeof line, "step %lld  %s:", (long long)cps_loop_step(loop), name);
+    for (const cps_json *metric = cps_json_first(metrics); metric != NULL; metric = cps_json_next(metric)) {
+        const char *key = cps_json_key(metric);
+        cps_json_add_number(event, key, cps_json_number(metric));
+        if (used > 0 && (size_t)used < sizeof line) {
+            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g", key, cps_json_number(metric));
+        }
+        if (status == CPS_OK) {
+            char tag[256];
+            snprintf(tag, sizeof tag, "%s/%s", name, key);
+            status = cps_tensorboard_scalar(loop->tensorboard, tag, cps_loop_step(loop), cps_json_number(metric));
+        }
+    }
+    cps_log(CPS_LOG_INFO, "%s", line);
+    status = status != CPS_OK ? status : cps_events_write(loop->events, event);
+    cps_json_destroy(event);
+    return status;
+}
+
+/* ---- memory, the end ------------------------------------------------------------------------------------------------------- */
+
+cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage) {
+    const cps_run_stage *at = &run->stages[stage];
+    cps_memory_plan plan = {.weights_bytes = cps_params_bytes(cps_model_params(run->model)), .step_bytes = at->memory.total_bytes};
+    const cps_updater_options options = {
+        .comm = run->comm, .params = cps_model_params(run->model), .parts = at->plan->grains < at->plan->parts ? at->plan->grains : at->plan->parts,
+        .optimizer_kind = at->plan->options.optimizer_kind, .optimizer = at->plan->options.optimizer, .lr = at->lr, .weight_decay = at->weight_decay,
+        .steps = at->plan->steps, .world = run->job_options.reproducible == CPS_REPRODUCIBLE_WORLD};
+    if (at->plan->steps > 0 && cps_updater_bytes(&options, &plan.update_bytes) != CPS_OK) {
+        plan.update_bytes = 0;
+    }
+    if (cps_run_loader_bytes(run, stage, &plan.loader_bytes) != CPS_OK) {
+        plan.loader_bytes = 0;
+    }
+    plan.total_bytes = plan.weights_bytes + plan.update_bytes + plan.step_bytes + plan.loader_bytes;
+    return plan;
+}
+
+/* Most of any rank. Collective. */
+static int64_t most(cps_comm *comm, int64_t own) {
+    enum { MAX = 4096 };
+    int64_t *all = malloc(MAX * sizeof *all), *bytes = malloc(MAX * sizeof *bytes);
+    int64_t result = own;
+    if (all != NULL && bytes != NULL) {
+        for (int32_t r = 0; r < cps_comm_size(comm); r++) {
+            bytes[r] = (int64_t)sizeof(int64_t);
+        }
+        cps_comm_allgatherv(comm, "peak memory", &own, all, bytes);
+        for (int32_t r = 0; r < cps_comm_size(comm); r++) {
+            result = all[r] > result ? all[r] : result;
+        }
+    }
+    free(all);
+    free(bytes);
+    return result;
+}
+
+void cps_loop_finish_report(cps_loop *loop) {
+    cps_run *run = loop->run;
+    const int64_t peak = most(run->comm, cps_peak_memory_bytes());
+    if (loop->quarantine != NULL && cps_quarantine_flush(loop->quarantine, run->comm) != CPS_OK) {
+        cps_log(CPS_LOG_WARN, "%s", cps_fail_message());
+    }
+    cps_progress_destroy(loop->progress);
+    loop->progress = NULL;
+    if (cps_comm_rank(run->comm) != 0) {
+        return;
+    }
+    char *path = in_folder(loop, "events.jsonl");
+    cps_json *events = NULL;
+    if (cps_events_read(path, &events, NULL) == CPS_OK) {
+        const cps_summary_facts facts = {.run = loop->name, .steps = cps_loop_step(loop), .skipped = loop->state.skipped, .seconds = cps_seconds() - loop->start_time,
+                                         .samples_per_second = loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : NAN,
+                                         .bad_images = loop->state.bad_images, .peak_memory_bytes = peak, .ranks = cps_comm_size(run->comm),
+                                         .threads = run->options.threads, .best_metric = run->checkpoint.best};
+        char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
+        if (text != NULL) {
+            cps_log(CPS_LOG_INFO, "%s", text);
+        }
+        free(text);
+        cps_json_destroy(events);
+        cps_log(CPS_LOG_INFO, "products took %.0f %% of the steps' time; everything of the run is in '%s'", loop->step_seconds > 0.0 ? 100.0 * loop->product_seconds / loop->step_seconds : 0.0,
+                loop->folder);
+    }
+    free(path);
+}
+
+void cps_loop_close(cps_loop *loop) {
+    cps_loop_close_embedder(loop);
+    cps_events_close(loop->events);
+    cps_tensorboard_close(loop->tensorboard);
+    cps_progress_destroy(loop->progress);
+    cps_quarantine_destroy(loop->quarantine);
+    cps_json_destroy(loop->state.table);
+    cps_run_close(loop->run);
+    free(loop->name);
+    free(loop->folder);
+    free(loop->checkpoints);
+    free(loop);
+}

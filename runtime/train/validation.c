@@ -1,0 +1,194 @@
+/* A plan of its own over the same model: the clock's stream is the validation set, images are preprocessed as in evaluations. A
+ * set below one batch is one batch. */
+#include "train/validation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/numeric.h"
+#include "comm/agree.h"
+#include "eval/config.h"
+
+struct cps_validation {
+    cps_run *run;
+    cps_arena *arena;
+    cps_run_stream *streams;
+    int32_t stream_count;
+    cps_stream *data; /* borrowed from the evaluation */
+    cps_stage_plan *plan;
+    cps_step *step;
+    cps_loader *loader;
+    int64_t batches, rows;
+};
+
+static cps_status same_stream(void *context, int32_t index, const cps_stream **stream_out) {
+    const cps_validation *validation = context;
+    *stream_out = validation->streams[index].stream;
+    return CPS_OK;
+}
+
+/* An objective that needs another stream or fixed texts is measured by plain CLIP's loss instead. */
+static bool needs_more(const cps_stage_plan *plan) {
+    for (int32_t v = 0; v < plan->view_count; v++) {
+        if (plan->views[v].stream != 0) {
+            return true;
+        }
+    }
+    return plan->stream_count > 1;
+}
+
+static cps_status options_of(cps_validation *validation, const cps_stage_plan *stage, const cps_validation_loss_options *wanted, cps_stage_options *options) {
+    *options = stage->options;
+    const int64_t records = cps_stream_records(validation->data);
+    const bool small = records < wanted->batch;
+    options->global_batch = small ? records : wanted->batch;
+    options->grain = small ? records : wanted->grain;
+    if (options->global_batch % options->grain != 0) {
+        return cps_fail(CPS_ERR_USAGE, "validation batch %lld is not a multiple of its grain %lld", (long long)wanted->batch, (long long)wanted->grain);
+    }
+    double *one = cps_arena_alloc(validation->arena, 2 * sizeof *one);
+    if (one == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    one[0] = one[1] = 1.0;
+    options->crop = (cps_numbers){2, one};
+    options->flip = false;
+    options->tail = CPS_TAIL_DROP;
+    options->activation_budget_mb = 0;
+    options->row_count = 0;
+    options->lr_factor_count = 0;
+    options->train = (cps_lines){0};
+    validation->rows = options->grain;
+    validation->batches = records / options->global_batch;
+    if (needs_more(stage)) {
+        cps_objective_options *clip = cps_arena_alloc_zero(validation->arena, sizeof *clip);
+        if (clip == NULL) {
+            return CPS_ERR_UNAVAILABLE;
+        }
+        *clip = (cps_objective_options){.name = "clip", .weight = 1.0};
+        options->objectives = clip;
+        options->objective_count = 1;
+        options->embed = NULL;
+    }
+    return CPS_OK;
+}
+
+/* Every name of the job's streams leads to the validation set. */
+static cps_status name_streams(cps_validation *validation) {
+    const cps_run *run = validation->run;
+    validation->stream_count = run->stream_count;
+    validation->streams = cps_arena_alloc_zero(validation->arena, (size_t)run->stream_count * sizeof *validation->streams);
+    if (validation->streams == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    for (int32_t i = 0; i < run->stream_count; i++) {
+        validation->streams[i] = (cps_run_stream){.name = run->streams[i].name, .stream = validation->data};
+    }
+    return CPS_OK;
+}
+
+static cps_status make_plan(cps_validation *validation, int64_t stage, const cps_validation_loss_options *wanted, cps_step_memory *memory) {
+    cps_run *run = validation->run;
+    const cps_stage_plan *of = run->stages[stage].plan;
+    cps_stage_options options;
+    CPS_TRY(name_streams(validation));
+    CPS_TRY(options_of(validation, of, wanted, &options));
+    const cps_stage_context context = {
+        .model = run->model,
+        .tokenizer = run->tokenizer,
+        .plugins = run->plugins,
+        .streams = validation->streams,
+        .stream_count = validation->stream_count,
+        .seed = (uint64_t)run->job_options.seed,
+        .parts = run->job_options.parts,
+        .index = (int32_t)stage,
+        .text_context = of->context,
+        .steps = of->steps,
+        .caption_stream = same_stream,
+        .context = validation,
+    };
+    CPS_TRY(cps_stage_plan_create(&options, &context, validation->arena, &validation->plan));
+    return cps_step_plan(validation->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), memory);
+}
+
+/* Every rank may ask for any grain; nothing is read ahead. */
+static cps_status make_loader(cps_validation *validation) {
+    const cps_loader_stream stream = {.stream = validation->data, .rows = validation->rows};
+    const cps_loader_options options = {
+        .order = CPS_ORDER_STORED,
+        .streams = &stream,
+        .stream_count = 1,
+        .inputs = validation->plan->inputs,
+        .input_count = validation->plan->input_count,
+        .tokenizer = validation->run->tokenizer,
+        .seed = (uint64_t)validation->run->job_options.seed,
+        .stage = (uint32_t)validation->plan->index,
+        .rank = 0,
+        .world_size = 1,
+        .single_use = true,
+        .threads = 0,
+        .ahead = 1,
+    };
+    CPS_TRY(cps_loader_create(&options, &validation->loader));
+    return cps_loader_seek(validation->loader, 0);
+}
+
+cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) {
+    cps_validation *validation = calloc(1, sizeof *validation);
+    if (validation == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a validation loss");
+    }
+    validation->run = run;
+    validation->data = evaluation->streams.data;
+    cps_step_memory memory = {0};
+    cps_status status = cps_arena_create("validation", (size_t)4 << 20, true, &validation->arena);
+    status = status != CPS_OK ? status : make_plan(validation, stage, &evaluation->options->validation_loss, &memory);
+    status = status != CPS_OK ? status : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
+    status = status != CPS_OK ? status : make_loader(validation);
+    if (status != CPS_OK) {
+        cps_validation_destroy(validation);
+        return cps_fail_context(status, "evaluation '%s'", evaluation->options->name);
+    }
+    *validation_out = validation;
+    return CPS_OK;
+}
+
+void cps_validation_destroy(cps_validation *validation) {
+    if (validation == NULL) {
+        return;
+    }
+    cps_loader_destroy(validation->loader);
+    cps_step_destroy(validation->step);
+    cps_stage_plan_destroy(validation->plan);
+    cps_arena_destroy(validation->arena);
+    free(validation);
+}
+
+cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) {
+    double loss = 0.0, terms[2 * CPS_STAGE_TERMS] = {0};
+    cps_step_result result = {0};
+    int64_t bad = 0;
+    CPS_TRY(cps_agree(validation->run->comm, "validation", cps_loader_seek(validation->loader, 0)));
+    for (int64_t batch = 0; batch < validation->batches; batch++) {
+        CPS_TRY(cps_step_validate(validation->step, validation->loader, batch, &result));
+        loss += result.loss;
+        bad += result.bad_images;
+        for (int32_t t = 0; t < result.term_count; t++) {
+            terms[t] += result.term_values[t];
+        }
+    }
+    const double count = (double)cps_max_i64(validation->batches, 1);
+    cps_json *metrics = cps_json_new_object();
+    cps_json_add_number(metrics, "loss", loss / count);
+    for (int32_t t = 0; t < result.term_count; t++) {
+        if (strcmp(result.term_names[t], "loss") != 0) {
+            cps_json_add_number(metrics, result.term_names[t], terms[t] / count);
+        }
+    }
+    cps_json_add_number(metrics, "batches", (double)validation->batches);
+    cps_json_add_number(metrics, "samples", (double)(validation->batches * validation->plan->options.global_batch));
+    cps_json_add_number(metrics, "bad_images", (double)bad);
+    *metrics_out = metrics;
+    return CPS_OK;
+}

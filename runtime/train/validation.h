@@ -1,0 +1,16 @@
+/* Validation loss: the stage's objective in evaluation mode over consecutive batches of a set in stored order, first captions; mean over
+ * batches, terms apart. Has a plan, a step and a loader of its own. Collective; private to train/. */
+#ifndef CPS_TRAIN_VALIDATION_H
+#define CPS_TRAIN_VALIDATION_H
+
+#include "train/run.h"
+
+typedef struct cps_validation cps_validation;
+
+/* Plans and allocates. Changes which parameters learn: plan the stage's own step after it. */
+cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) CPS_MUST_CHECK;
+void cps_validation_destroy(cps_validation *validation); /* NULL-safe */
+/* *metrics_out: loss, the terms, batches, samples, bad_images. The caller destroys it. */
+cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) CPS_MUST_CHECK;
+
+#endif
