@@ -8,7 +8,7 @@
 
 #include "tensor/ops.h"
 
-enum { GRAIN = 64 };
+enum { GRAIN = 64, KEPT = 8 };
 
 struct cps_embed {
     const cps_host *host;
@@ -29,7 +29,9 @@ struct cps_embedder {
     int32_t lone_output; /* features of a tower: bit index; -1: the objective's embed */
     cps_side sides[2];
     cps_arena *arena;
+    cps_tape *prepared; /* of prepare_embed: lives until the next one, below the grains' tape */
     cps_tape *tape;
+    cps_tensor *kept[KEPT];
     int32_t *ids, *offsets, *ends;
     cps_encoder encoder;
     struct cps_embed embed;
@@ -84,6 +86,22 @@ void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_
     }
     embed->components[embed->component_count] = rows;
     embed->weights[embed->component_count++] = score_weight;
+}
+
+void cps_serve_embed_keep(cps_embed *embed, int32_t slot, cps_tensor *tensor) {
+    if (slot < 0 || slot >= KEPT || embed->side >= 0) {
+        embed_fail(embed, "tensors are kept by prepare_embed alone, in slots 0 to 7; seen: slot %d", slot);
+    } else {
+        embed->owner->kept[slot] = tensor;
+    }
+}
+
+cps_tensor *cps_serve_embed_kept(const cps_embed *embed, int32_t slot) {
+    if (slot < 0 || slot >= KEPT || embed->owner->kept[slot] == NULL) {
+        embed_fail(embed, "prepare_embed kept nothing in slot %d", slot);
+        return NULL;
+    }
+    return embed->owner->kept[slot];
 }
 
 /* ---- one grain ------------------------------------------------------------------------------------------------------------ */
@@ -161,6 +179,19 @@ static cps_status encode_texts(void *context, const char *const *texts, cps_real
     return encode(context, CPS_SIDE_TEXT, NULL, texts, components_out);
 }
 
+static cps_status prepare(cps_embedder *embedder, cps_tape *tape) {
+    const cps_objective *objective = embedder->instance->objective;
+    memset(embedder->kept, 0, sizeof embedder->kept);
+    if (objective->prepare_embed == NULL || embedder->lone_output >= 0) {
+        return CPS_OK;
+    }
+    embedder->embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = tape};
+    cps_status status = objective->prepare_embed(embedder->instance->self, &embedder->embed, tape);
+    status = status != CPS_OK ? status : cps_service_status(embedder->embed.status, embedder->embed.message);
+    status = status != CPS_OK ? status : cps_tape_status(tape);
+    return cps_fail_context(status, "objective '%s', prepare_embed", embedder->instance->name);
+}
+
 /* ---- creation --------------------------------------------------------------------------------------------------------------- */
 
 static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
@@ -191,9 +222,11 @@ static cps_recipe evaluation_recipe(const cps_tower_config *config) {
 /* Components of both sides must pair; memory is the larger of the two. */
 static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_arena *arena = NULL;
-    cps_tape *tape = NULL;
+    cps_tape *tape = NULL, *prepared = NULL;
     cps_status status = cps_arena_create_counting("evaluation", &arena);
+    status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &prepared);
     status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &tape);
+    status = status != CPS_OK ? status : prepare(embedder, prepared);
     cps_encoder *encoder = &embedder->encoder;
     for (int32_t side = 0; side < 2 && status == CPS_OK; side++) {
         if (!embedder->sides[side].wanted) {
@@ -218,6 +251,7 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     }
     *bytes_out = arena == NULL ? 0 : cps_arena_high_water(arena);
     cps_tape_destroy(tape);
+    cps_tape_destroy(prepared);
     cps_arena_destroy(arena);
     return status;
 }
@@ -253,6 +287,7 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower, const
     embedder->encoder.texts = embedder->sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
     embedder->encoder.image_recipe = evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
     CPS_TRY(cps_arena_create("evaluation", bytes, true, &embedder->arena));
+    CPS_TRY(cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->prepared));
     return cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->tape);
 }
 
@@ -278,6 +313,7 @@ void cps_embedder_destroy(cps_embedder *embedder) {
         return;
     }
     cps_tape_destroy(embedder->tape);
+    cps_tape_destroy(embedder->prepared);
     cps_arena_destroy(embedder->arena);
     free(embedder->ids);
     free(embedder->offsets);
@@ -286,17 +322,8 @@ void cps_embedder_destroy(cps_embedder *embedder) {
 }
 
 cps_status cps_embedder_prepare(cps_embedder *embedder) {
-    const cps_objective *objective = embedder->instance->objective;
-    if (objective->prepare_embed == NULL || embedder->lone_output >= 0) {
-        return CPS_OK;
-    }
-    embedder->embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = embedder->tape};
-    cps_status status = objective->prepare_embed(embedder->instance->self, &embedder->embed, embedder->tape);
-    if (status == CPS_OK) {
-        status = cps_tape_status(embedder->tape);
-    }
-    cps_tape_reset(embedder->tape);
-    return cps_fail_context(status, "objective '%s', prepare_embed", embedder->instance->name);
+    cps_tape_reset(embedder->prepared);
+    return prepare(embedder, embedder->prepared);
 }
 
 const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder) {

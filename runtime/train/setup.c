@@ -179,7 +179,7 @@ static cps_recipe view_recipe(const cps_setup *setup, const cps_view *view, cons
             recipe.ratio_min = options->aspect.values[0];
             recipe.ratio_max = options->aspect.values[1];
         }
-        recipe.flip = random && options->flip ? 0.5 : 0.0;
+        recipe.flip = random ? options->flip : 0.0;
         memcpy(recipe.mean, tower->mean, sizeof recipe.mean);
         memcpy(recipe.std, tower->std, sizeof recipe.std);
     }

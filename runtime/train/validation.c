@@ -53,7 +53,7 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
     }
     one[0] = one[1] = 1.0;
     options->crop = (cps_numbers){2, one};
-    options->flip = false;
+    options->flip = 0.0;
     options->tail = CPS_TAIL_DROP;
     options->activation_budget_mb = 0;
     options->row_count = 0;
