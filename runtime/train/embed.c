@@ -43,17 +43,21 @@ int32_t cps_serve_embed_side(const cps_embed *embed) {
     return embed->side;
 }
 
-static cps_status embed_fail(const cps_embed *embed, const char *format, int32_t value) {
+static cps_status embed_fail(const cps_embed *embed, const char *format, ...) CPS_PRINTF(2, 3);
+static cps_status embed_fail(const cps_embed *embed, const char *format, ...) {
     cps_embed *writable = (cps_embed *)(uintptr_t)embed;
     char text[256];
-    snprintf(text, sizeof text, format, value); /* formats of this file only */
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
     return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "objective '%s', embed: %s", embed->owner->instance->name, text);
 }
 
 cps_tensor *cps_serve_embed_output(const cps_embed *embed, uint32_t output) {
     const int32_t kind = cps_output_index(output);
     if (kind < 0 || embed->rows.outputs[kind] == NULL) {
-        embed_fail(embed, "output 0x%x was not asked for with cps_setup_embed", (int32_t)output);
+        embed_fail(embed, "output 0x%x was not asked for with cps_setup_embed", output);
         return NULL;
     }
     return embed->rows.outputs[kind];

@@ -118,7 +118,7 @@ static cps_status evaluate(cps_loop *loop, int64_t index, cps_json **metrics_out
 
 /* Value of "<evaluation>.<key>" in the metrics of this boundary; NaN if it was not made now. */
 static double value_of(const cps_json *all, const char *metric) {
-    return metric == NULL ? NAN : cps_json_get_number(all, metric, NAN);
+    return metric == NULL ? (double)NAN : cps_json_get_number(all, metric, (double)NAN);
 }
 
 static bool better(const char *metric, double now, double then, double margin) {

@@ -91,7 +91,7 @@ cps_status cps_loop_open_reports(cps_loop *loop) {
 static double logit_scale(const cps_loop *loop) {
     cps_params *params = cps_model_params(loop->run->model);
     const int32_t index = cps_params_find(params, "logit_scale");
-    return index < 0 ? NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
+    return index < 0 ? (double)NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
 }
 
 static cps_status write_step(cps_loop *loop, const cps_step_result *result, double rate) {
@@ -247,7 +247,7 @@ void cps_loop_finish_report(cps_loop *loop) {
     cps_json *events = NULL;
     if (cps_events_read(path, &events, NULL) == CPS_OK) {
         const cps_summary_facts facts = {.run = loop->name, .steps = cps_loop_step(loop), .skipped = loop->state.skipped, .seconds = cps_seconds() - loop->start_time,
-                                         .samples_per_second = loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : NAN,
+                                         .samples_per_second = loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : (double)NAN,
                                          .bad_images = loop->state.bad_images, .peak_memory_bytes = peak, .ranks = cps_comm_size(run->comm),
                                          .threads = run->options.threads, .best_metric = run->checkpoint.best};
         char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
