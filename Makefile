@@ -34,7 +34,9 @@ werror := $(if $(WERROR),-Werror)
 arch := $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v2)
 sanitize := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 common_cflags := -std=c11 -O2 -g $(arch) $(warnings) -fvisibility=hidden -fno-math-errno -ffp-contract=off $(sanitize)
-engine_cflags := $(common_cflags) -D_GNU_SOURCE -DCPS_RUNTIME -DCPS_VERSION='"$(VERSION)"' -Iruntime -I.
+# What a checkpoint remembers of the build: other compilers may give other bits.
+build_id := $(VERSION), $(shell $(CC) --version 2>/dev/null | head -n 1)
+engine_cflags := $(common_cflags) -D_GNU_SOURCE -DCPS_RUNTIME -DCPS_VERSION='"$(VERSION)"' -DCPS_BUILD_ID='"$(build_id)"' -Iruntime -I.
 plugin_cflags := $(common_cflags) -fPIC -Iruntime -Iruntime/plugin
 foreign := $(patsubst -I%,-isystem %,$(pkg_cflags))
 # Sanitizers leave their own symbols open in a plugin; otherwise nothing may be.

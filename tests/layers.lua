@@ -46,7 +46,7 @@ local libc = set [[assert.h complex.h ctype.h errno.h fenv.h float.h inttypes.h 
   threads.h time.h uchar.h wchar.h wctype.h]]
 local system = set [[dirent.h fcntl.h fnmatch.h ftw.h glob.h poll.h pthread.h sched.h spawn.h strings.h termios.h unistd.h
   sys/file.h sys/ioctl.h sys/mman.h sys/prctl.h sys/random.h sys/resource.h sys/signalfd.h sys/stat.h sys/statvfs.h sys/syscall.h sys/time.h
-  sys/types.h sys/uio.h sys/utsname.h sys/wait.h linux/futex.h linux/limits.h cpuid.h immintrin.h malloc.h]]
+  sys/types.h sys/uio.h sys/utsname.h sys/wait.h linux/futex.h linux/limits.h cpuid.h immintrin.h tmmintrin.h malloc.h]]
 
 -- Calls that only some may make; messages and the end of the program have their place.
 local calls = {
@@ -190,14 +190,14 @@ local function check_c(file)
     end
   end
   local lines = select(2, text:gsub("\n", ""))
-  if lines > 800 then breach(file, lines, "%d lines: above 800 a file is two files", lines) end
+  if lines > 800 and not file:find "%.inc$" then breach(file, lines, "%d lines: above 800 a file is two files", lines) end
 end
 
 local function check_lua(file)
   local number = 0
   for line in (read(file) .. "\n"):gmatch "(.-)\n" do
     number = number + 1
-    local name = line:gsub("%-%-.*", ""):match "%f[%w_]require%s*%(?%s*[\"']([^\"']+)[\"']"
+    local name = line:gsub("%-%-.*", ""):match "%f[%w_]require%s*%(?%s*[\"']([%w_%.%-]+)[\"']"
     if name and not (name == "copse" or name:find "^copse%.") then
       local path = name:gsub("%.", "/") .. ".lua"
       if file:find "^lua/" or not (exists("jobs/" .. path) or exists(folder_of(file) .. "/" .. path)) then

@@ -1,0 +1,64 @@
+#!/bin/sh
+# limit: 900
+# One rank of three breaks at each named site: all end within 30 seconds, non-zero, with one message that names the rank and
+# what happened; the last checkpoint loads, and the same command then finishes the run.
+. "$(dirname "$0")/../expect.sh"
+. "$tree/tests/fault/job.inc"
+cd "$scratch" || exit 1
+fault_set
+
+break_rank() { # break_rank SITE CODE PATTERN
+    fault_job "$1"
+    name="$1 breaks on rank 1 in step 3"
+    run env CPS_FAULT="$1,1,3" "$COPSE" train "$1.lua" -n 3 --threads 1
+    errors=$(grep -c -E '^(error|copse): ' "$output")
+    if [ "$seconds" -gt 30 ]; then
+        fail "$name" "it took $seconds seconds"
+    elif [ "$errors" -ne 1 ]; then
+        fail "$name" "$errors messages, one is wanted"
+    else
+        judge "$name" "$2" "$3"
+    fi
+    expect "the same command goes on after '$1'" 0 '' copse train "$1.lua" -n 2 --threads 1
+    check "and is complete" test -e "runs/$1/checkpoints/step-00000006.h5"
+}
+break_rank read any 'rank 1'
+break_rank head any 'rank 1'
+break_rank loss any 'rank 1'
+break_rank update any 'rank 1'
+break_rank kill 70 'rank 1 .*signal 9'
+break_rank hang 70 'rank 1'
+
+# A number that is not finite on one rank: every rank skips the step and says where it came from.
+fault_job nan
+expect "NaN on rank 1: the step is skipped, rank and tensor are named" 0 'rank 1' \
+    env CPS_FAULT=nan,1,3 "$COPSE" train nan.lua -n 3 --threads 1
+check "the events have it" grep -q '"rank":1' runs/nan/events.jsonl
+check "no parameter is NaN: the last checkpoint loads" copse inspect runs/nan/checkpoints/step-00000006.h5
+fault_job nan_ends 'max_skipped_steps = 0,'
+expect_one "too many skipped steps end the run" 1 'skipped' \
+    env CPS_FAULT=nan,1,3 "$COPSE" train nan_ends.lua -n 3 --threads 1
+
+# A plugin that fails where only one rank works.
+cp "$COPSE_ROOT/tests/plugins/fails.so" .
+fault_job plugin '' 'copse.objective.load("./fails.so", "fails") { step = 3, grain = 1 }'
+expect_one "a plugin fails on one rank" 65 'rank 0|this objective fails in step 3, grain 1' copse train plugin.lua -n 3 --threads 1
+[ "$seconds" -le 30 ] || fail "a plugin fails on one rank" "it took $seconds seconds"
+
+# Signals.
+fault_job signal
+sed -i 's/steps = 6/steps = 100000/' signal.lua
+"$COPSE" train signal.lua -n 2 --threads 1 >"$output" 2>&1 </dev/null &
+launcher=$!
+tries=0
+while [ ! -e runs/signal/checkpoints/step-00000002.h5 ] && [ $tries -lt 300 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+kill -TERM $launcher
+wait $launcher
+code=$?
+judge "SIGTERM to 'train -n' ends with a checkpoint" 85 'checkpoint'
+last=$(ls runs/signal/checkpoints | tail -n 1)
+check "which loads" copse inspect "runs/signal/checkpoints/$last"
+finish
