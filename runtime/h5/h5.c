@@ -7,7 +7,9 @@
 #include "base/numeric.h"
 #include "h5/h5_internal.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -116,7 +118,7 @@ static cps_status check_regular_file(const char *path) {
     return CPS_OK;
 }
 
-cps_status cps_h5_open(const char *path, cps_h5 **file_out) {
+static cps_status open_file(const char *path, bool strict, cps_h5 **file_out) {
     CPS_TRY(check_regular_file(path));
     cps_h5 *file = new_handle(path);
     if (file == NULL) {
@@ -129,8 +131,40 @@ cps_status cps_h5_open(const char *path, cps_h5 **file_out) {
         free_handle(file);
         return status;
     }
+    file->strict = strict;
     *file_out = file;
     return CPS_OK;
+}
+
+cps_status cps_h5_open(const char *path, cps_h5 **file_out) {
+    return open_file(path, false, file_out);
+}
+
+/* Byte 8 of an HDF5 file without user block is the version of its superblock. */
+static cps_status check_superblock(const char *path) {
+    unsigned char head[9] = {0};
+    FILE *raw = fopen(path, "rb");
+    if (raw == NULL) {
+        return cps_fail(CPS_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    }
+    const size_t got = fread(head, 1, sizeof head, raw);
+    fclose(raw);
+    if (got != sizeof head || memcmp(head, "\x89HDF\r\n\x1a\n", 8) != 0) {
+        return cps_fail(CPS_ERR_DATA, "'%s' is not an HDF5 file: copy or make it again", path);
+    }
+    if (head[8] < 2) {
+        return cps_fail(CPS_ERR_DATA,
+                        "'%s' is an HDF5 file with superblock version %d, whose metadata carry no "
+                        "checksums; version 2 or 3 is wanted (h5py: libver=('v108', 'v108'))",
+                        path, head[8]);
+    }
+    return CPS_OK;
+}
+
+cps_status cps_h5_open_strict(const char *path, cps_h5 **file_out) {
+    CPS_TRY(check_regular_file(path));
+    CPS_TRY(check_superblock(path));
+    return open_file(path, true, file_out);
 }
 
 static cps_status create_locked(cps_h5 *file) {

@@ -11,6 +11,11 @@ typedef struct cps_h5 cps_h5; /* an open file */
 
 cps_status cps_h5_open(const char *path,
                        cps_h5 **file_out) CPS_MUST_CHECK; /* read only; no lock is taken */
+/* For files that may come damaged or from strangers and that we define ourselves (shards): as
+ * cps_h5_open, but the file must have a superblock of version 2 or later (all metadata carry
+ * checksums), and strings of variable length are refused: they lie in HDF5's global heap, whose
+ * damage makes the library loop forever. */
+cps_status cps_h5_open_strict(const char *path, cps_h5 **file_out) CPS_MUST_CHECK;
 /* New file at `path` exactly (callers use a temporary name and cps_file_publish). Timestamps are
  * off: same content, same bytes. */
 cps_status cps_h5_create(const char *path, cps_h5 **file_out) CPS_MUST_CHECK;

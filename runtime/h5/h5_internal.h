@@ -9,6 +9,7 @@
 struct cps_h5 {
     hid_t id;
     char *path;
+    bool strict; /* no strings of variable length */
 };
 
 enum { CPS_H5_MAX_RANK = 8 };

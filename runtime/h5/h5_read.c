@@ -259,6 +259,12 @@ static cps_status read_strings_from(cps_h5 *file, const string_source *source, h
         return cps_fail(CPS_ERR_DATA, "'%s': '%s' holds no strings", file->path, source->name);
     }
     const bool variable = H5Tis_variable_str(stored) > 0;
+    if (variable && file->strict) {
+        return cps_fail(CPS_ERR_DATA,
+                        "'%s': '%s' is a string of variable length, fixed length is wanted here "
+                        "(h5py: numpy.bytes_)",
+                        file->path, source->name);
+    }
     const size_t element_bytes = variable ? sizeof(char *) : H5Tget_size(stored);
     size_t bytes = 0;
     if (!cps_mul_size((size_t)source->count, element_bytes, &bytes) || bytes > max_text_bytes) {

@@ -153,11 +153,12 @@ cps_status cps_h5_write(cps_h5 *file, const char *name, cps_h5_type type, int32_
  * ------------------------------------------------------------------------------------------------------
  */
 
-/* UTF-8 of `bytes` bytes, padded with NUL; H5T_VARIABLE for any length. */
+/* UTF-8 of `bytes` bytes, padded with NUL. Never of variable length: such strings lie in a heap
+ * without checksums, where a flipped bit makes HDF5 1.10 loop forever. */
 static hid_t new_text_type(size_t bytes) {
     const hid_t type = H5Tcopy(H5T_C_S1);
     if (type >= 0 && (H5Tset_size(type, bytes) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0 ||
-                      (bytes != H5T_VARIABLE && H5Tset_strpad(type, H5T_STR_NULLPAD) < 0))) {
+                      H5Tset_strpad(type, H5T_STR_NULLPAD) < 0)) {
         H5Tclose(type);
         return H5I_INVALID_HID;
     }
@@ -253,13 +254,14 @@ cps_status cps_h5_write_integer(cps_h5 *file, const char *object, const char *na
 }
 
 cps_status cps_h5_write_text(cps_h5 *file, const char *object, const char *name, const char *text) {
+    const size_t length = strlen(text);
     cps_h5_lock();
-    const hid_t type = new_text_type(H5T_VARIABLE);
+    const hid_t type = new_text_type(length > 0 ? length : 1);
     cps_status status = CPS_OK;
     if (type < 0) {
         status = cps_h5_fail_locked(file, CPS_ERR_INTERNAL, name, "cannot make a string type");
     } else {
-        status = write_attribute(file, object, name, type, type, &text);
+        status = write_attribute(file, object, name, type, type, text);
         H5Tclose(type);
     }
     cps_h5_unlock();

@@ -41,6 +41,12 @@ static decoder *decoder_of(j_common_ptr codec) {
 
 static _Noreturn void leave_with_error(j_common_ptr codec) {
     decoder *self = decoder_of(codec);
+    if (codec->err->msg_code == JERR_IMAGE_TOO_BIG) {
+        snprintf(self->reason, sizeof self->reason,
+                 "too large: the header says %u x %u pixels, at most %d a side are decoded",
+                 self->codec.image_width, self->codec.image_height, (int)CPS_IMAGE_MAX_SIDE);
+        longjmp(self->escape, 1);
+    }
     codec->err->format_message(codec, self->reason);
     if (self->reason[0] >= 'A' && self->reason[0] <= 'Z') {
         self->reason[0] = (char)(self->reason[0] - 'A' + 'a');

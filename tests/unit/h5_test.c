@@ -153,6 +153,63 @@ static void lists_names_and_attributes(void **state) {
     free(path);
 }
 
+static void long_texts_fit_attributes(void **state) {
+    (void)state;
+    char *path = in_folder("long.h5");
+    char *text = malloc(300001);
+    assert_non_null(text);
+    memset(text, 'x', 300000);
+    text[300000] = '\0';
+    cps_h5 *file = NULL;
+    char *back = NULL;
+    assert_int_equal(cps_h5_create(path, &file), CPS_OK);
+    assert_int_equal(cps_h5_write_text(file, "/", "job", text), CPS_OK);
+    assert_int_equal(cps_h5_close(file), CPS_OK);
+    assert_int_equal(cps_h5_open_strict(path, &file), CPS_OK);
+    assert_int_equal(cps_h5_read_text(file, "/", "job", &back), CPS_OK);
+    assert_string_equal(text, back);
+    assert_int_equal(cps_h5_close(file), CPS_OK);
+    free(back);
+    free(text);
+    free(path);
+}
+
+/* As h5py writes by default: superblock 0, strings of variable length. */
+static void the_strict_way_refuses_what_has_no_checksum(void **state) {
+    (void)state;
+    char *path = in_folder("variable.h5");
+    char *old = in_folder("old.h5");
+    const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18);
+    const hid_t raw = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    const hid_t type = H5Tcopy(H5T_C_S1);
+    H5Tset_size(type, H5T_VARIABLE);
+    const hid_t space = H5Screate(H5S_SCALAR);
+    const hid_t attribute = H5Acreate2(raw, "name", type, space, H5P_DEFAULT, H5P_DEFAULT);
+    const char *value = "oak";
+    H5Awrite(attribute, type, &value);
+    H5Aclose(attribute);
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Fclose(raw);
+    H5Pclose(access);
+    H5Fclose(H5Fcreate(old, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+    cps_h5 *file = NULL;
+    char *text = NULL;
+    assert_int_equal(cps_h5_open_strict(old, &file), CPS_ERR_DATA);
+    assert_non_null(strstr(cps_fail_message(), "superblock version 0"));
+    assert_int_equal(cps_h5_open_strict(path, &file), CPS_OK);
+    assert_int_equal(cps_h5_read_text(file, "/", "name", &text), CPS_ERR_DATA);
+    assert_int_equal(cps_h5_close(file), CPS_OK);
+    assert_int_equal(cps_h5_open(path, &file), CPS_OK);
+    assert_int_equal(cps_h5_read_text(file, "/", "name", &text), CPS_OK);
+    assert_string_equal(text, "oak");
+    free(text);
+    assert_int_equal(cps_h5_close(file), CPS_OK);
+    free(old);
+    free(path);
+}
+
 static void says_what_does_not_fit(void **state) {
     (void)state;
     char *path = in_folder("fit.h5");
@@ -413,6 +470,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_what_was_written),
         cmocka_unit_test(lists_names_and_attributes),
+        cmocka_unit_test(long_texts_fit_attributes),
+        cmocka_unit_test(the_strict_way_refuses_what_has_no_checksum),
         cmocka_unit_test(says_what_does_not_fit),
         cmocka_unit_test(equal_content_has_equal_bytes),
         cmocka_unit_test(values_can_be_written_at_the_address),

@@ -26,7 +26,7 @@ typedef struct reason {
 
 static const reason reasons[] = {
     {"10_truncated.jpg", "truncated at"},
-    {"12_lying_dimensions.jpg", "65500 pixels"},
+    {"12_lying_dimensions.jpg", "65535 x 65535"},
     {"17_zero_bytes.jpg", "empty file"},
     {"18_html_error_page.jpg", "not a JPEG"},
 };
