@@ -65,31 +65,54 @@ typedef struct row_task {
     int64_t row;
 } row_task;
 
-/* The next row to work on; false if there is none now. */
-static bool take_row(cps_loader *loader, row_task *task) {
-    if (!loader->sought || loader->ending) {
-        return false;
+static int64_t all_rows(const cps_loader *loader, const cps_slot *slot) {
+    int64_t rows = 0;
+    for (int32_t s = 0; s < loader->options.stream_count; s++) {
+        rows += cps_slot_rows(loader, slot, s);
     }
-    if (loader->open_row < 0) {
-        if (loader->opened - loader->freed >= loader->slot_count || !find_next_grain(loader)) {
+    return rows;
+}
+
+/* Passes over what the caller has left out: the rest of the open grain, and grains not opened yet.
+ */
+static bool skip_freed(cps_loader *loader) {
+    if (loader->open_row >= 0 && loader->opened <= loader->freed) {
+        cps_slot *slot = slot_of(loader, loader->opened - 1);
+        slot->left -= all_rows(loader, slot) - loader->open_row;
+        loader->open_row = -1;
+    }
+    for (; loader->opened < loader->freed; loader->opened++) {
+        if (!find_next_grain(loader)) {
             return false;
         }
-        if (slot_of(loader, loader->opened)->left > 0) {
-            return false; /* let go unread, and rows of it are still being worked on */
-        }
-        open_slot(loader, slot_of(loader, loader->opened++));
-        loader->open_row = 0;
+        loader->next_grain++;
+    }
+    return true;
+}
+
+/* Opens the next grain if its slot is free. */
+static bool open_next(cps_loader *loader) {
+    if (loader->opened - loader->freed >= loader->slot_count || !find_next_grain(loader) ||
+        slot_of(loader, loader->opened)->left > 0) { /* left out, but rows are still worked on */
+        return false;
+    }
+    open_slot(loader, slot_of(loader, loader->opened++));
+    loader->open_row = 0;
+    return true;
+}
+
+/* The next row to work on; false if there is none now. */
+static bool take_row(cps_loader *loader, row_task *task) {
+    if (!loader->sought || loader->ending || !skip_freed(loader) ||
+        (loader->open_row < 0 && !open_next(loader))) {
+        return false;
     }
     cps_slot *slot = slot_of(loader, loader->opened - 1);
     *task = (row_task){.slot = slot, .number = loader->open_row, .row = loader->open_row};
     while (task->row >= cps_slot_rows(loader, slot, task->stream)) {
         task->row -= cps_slot_rows(loader, slot, task->stream++);
     }
-    int64_t rows = 0;
-    for (int32_t s = 0; s < loader->options.stream_count; s++) {
-        rows += cps_slot_rows(loader, slot, s);
-    }
-    loader->open_row = loader->open_row + 1 < rows ? loader->open_row + 1 : -1;
+    loader->open_row = loader->open_row + 1 < all_rows(loader, slot) ? loader->open_row + 1 : -1;
     loader->in_flight++;
     return true;
 }
