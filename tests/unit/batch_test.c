@@ -772,9 +772,9 @@ static int append_odd(cps_shard_writer *writer, int64_t *count) {
         const cps_record record = {.sample_id = 5000 + (uint64_t)i,
                                    .image = (const uint8_t *)bytes,
                                    .image_bytes = length,
+                                   .bad_reason = length == 0 ? "empty file" : NULL,
                                    .label = -1};
-        shards_must(
-            cps_shard_writer_append(writer, &record)); /* not marked: the loader meets them */
+        shards_must(cps_shard_writer_append(writer, &record)); /* as if nobody had looked */
         free(bytes);
         size_t good_length = 0;
         uint8_t *good = shard_picture(i, &good_length);
