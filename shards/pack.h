@@ -1,0 +1,62 @@
+/* Folders and tables of images become shards. A source is
+ *   - a table (.csv, .tsv): a header; a column of files, one of captions, one of labels, every
+ * other column a text field (kingdom ... species, common_name, ...). Several rows of one file
+ * become several captions of one record. Paths are relative to the table's folder;
+ *   - a folder with name.jpg + name.txt: each line of the text is a caption;
+ *   - a folder of class folders: class = name of the folder; or a plain folder of images.
+ * Record order is that of the sources; number, order and bytes of the shards depend on sources and
+ * options alone, never on ranks. Images that do not decode stay as records with their reason.
+ * Shards that a former, interrupted run of the same plan finished are kept. */
+#ifndef CPS_SHARDS_PACK_H
+#define CPS_SHARDS_PACK_H
+
+#include "comm/comm.h"
+
+typedef struct cps_pack_options {
+    /* Shards are named OUT-00000.h5 ...; with split OUT-train-00000.h5 ... and OUT-val-00000.h5
+     * ...; when OUT is a folder or ends with '/': OUT/data-00000.h5, OUT/train-..., OUT/val-... */
+    const char *out;
+    const char *const *sources;
+    int64_t source_count;
+    const char *file_column;    /* NULL: "file" */
+    const char *caption_column; /* NULL: "caption"; "": the tables have no captions */
+    const char *label_column;   /* NULL: "label" if there is one; "": none */
+    const char *classes_file;   /* NULL, or one class a line: their order; else sorted by bytes */
+    bool allow_missing;         /* leave out records whose file is not there */
+    int64_t shard_images;       /* records a shard; 0: 10000 */
+    int64_t shard_mb; /* a shard ends before it exceeds this many MB (10^6 bytes) of source files;
+                         0: no limit */
+    int32_t resize;   /* 0: bytes as they come; else larger pictures get this shorter side */
+    int32_t
+        quality;  /* 0: bytes as they come (90 where resized); else every picture is encoded anew */
+    double split; /* 0: none; else this fraction of the records becomes the validation set */
+    uint64_t split_seed;
+    bool overwrite; /* shards of another plan under the same names are removed; else they are an
+                       error */
+    void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, records; may be NULL */
+    void *progress_context;
+} cps_pack_options;
+
+enum { CPS_PACK_EXAMPLES = 10 };
+
+typedef struct cps_pack_report {
+    int64_t records, train_records, val_records;
+    int64_t captions;        /* texts, over all records */
+    int64_t without_caption; /* records */
+    int64_t classes, fields;
+    int64_t missing; /* left out */
+    int64_t bad;     /* kept with a reason */
+    int64_t shards_written, shards_kept;
+    int64_t image_bytes;               /* in the shards */
+    int64_t example_count;             /* the first bad records, in order of the shards */
+    char *examples[CPS_PACK_EXAMPLES]; /* "file: reason" */
+} cps_pack_report;
+
+/* Collective. The same report on all ranks; free it with cps_pack_report_free. USAGE: options,
+ * tables that do not fit, nothing to pack; UNAVAILABLE: sources or files that are not there; DATA:
+ * texts that are not UTF-8; IO. Agreed. */
+cps_status cps_pack(cps_comm *comm, const cps_pack_options *options,
+                    cps_pack_report *report_out) CPS_MUST_CHECK;
+void cps_pack_report_free(cps_pack_report *report);
+
+#endif
