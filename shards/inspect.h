@@ -22,4 +22,10 @@ char *cps_inspect_text(const cps_json *facts);
 cps_status cps_inspect_sample(const char *path, int64_t record, const char *folder,
                               char **image_path_out) CPS_MUST_CHECK;
 
+/* Writes the pictures of the first `records` records (all with -1) that are not bad into `folder`
+ * (made if missing), and captions.csv beside them: file,caption,label, one row a caption (one with
+ * an empty caption where there is none). Local. */
+cps_status cps_inspect_table(const char *path, int64_t records, const char *folder,
+                             int64_t *written_out) CPS_MUST_CHECK;
+
 #endif

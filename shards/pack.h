@@ -26,7 +26,7 @@ typedef struct cps_pack_options {
     int64_t shard_images;       /* records a shard; 0: 10000 */
     int64_t shard_mb; /* a shard ends before it exceeds this many MB (10^6 bytes) of source files;
                          0: no limit */
-    int32_t resize;   /* 0: bytes as they come; else larger pictures get this shorter side */
+    int64_t resize;   /* 0: bytes as they come; else larger pictures get this shorter side */
     int32_t
         quality;  /* 0: bytes as they come (90 where resized); else every picture is encoded anew */
     double split; /* 0: none; else this fraction of the records becomes the validation set */
@@ -36,6 +36,9 @@ typedef struct cps_pack_options {
     void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, records; may be NULL */
     void *progress_context;
 } cps_pack_options;
+
+/* Rows over cps_pack_options (out, sources and progress aside); defaults as said above. */
+extern const cps_option cps_pack_option_rows[];
 
 enum { CPS_PACK_EXAMPLES = 10 };
 

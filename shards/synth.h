@@ -1,20 +1,23 @@
-/* A procedural data set: drawn plants whose leaf shape, margin, colour pattern and symptoms follow a made-up taxonomy. For demos and
- * tests without downloads; deterministic by (seed, record). Collective over `comm`: shard s is written by rank s mod R. */
+/* A procedural data set: drawn plants whose leaf shape, margin, colour pattern and symptoms follow
+ * a made-up taxonomy. For demos and tests without downloads; deterministic by (seed, record).
+ * Collective over `comm`: shard s is written by rank s mod R. */
 #ifndef CPS_SHARDS_SYNTH_H
 #define CPS_SHARDS_SYNTH_H
 
 #include "comm/comm.h"
 
 typedef struct cps_synth_options {
-    const char *folder;      /* gets train-00000.h5 ..., test-00000.h5 ..., captions.txt, classes.txt; made if missing */
-    int64_t classes;         /* 2 .. 4096; default 16 */
+    const char *folder; /* gets train-00000.h5 ..., test-00000.h5 ..., captions.txt, classes.txt;
+                           made if missing */
+    int64_t classes;    /* 2 .. 4096; default 16 */
     int64_t train_per_class; /* images; default 100 */
     int64_t test_per_class;  /* default 20 */
     int64_t captions;        /* of each image, 1 .. 5; default 2 */
     int32_t size;            /* pixels a side, 32 .. 512; default 96 */
     int64_t shard_images;    /* records a shard; default 1000 */
     uint64_t seed;
-    bool overwrite; /* else a folder that holds another data set is an error; the same one is kept */
+    bool
+        overwrite; /* else a folder that holds another data set is an error; the same one is kept */
     void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, may be NULL */
     void *progress_context;
 } cps_synth_options;
@@ -27,6 +30,7 @@ typedef struct cps_synth_report {
 } cps_synth_report;
 
 /* Collective. USAGE for options out of range, IO for disk trouble; agreed. */
-cps_status cps_synth(cps_comm *comm, const cps_synth_options *options, cps_synth_report *report_out) CPS_MUST_CHECK;
+cps_status cps_synth(cps_comm *comm, const cps_synth_options *options,
+                     cps_synth_report *report_out) CPS_MUST_CHECK;
 
 #endif
