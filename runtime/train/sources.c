@@ -1,0 +1,104 @@
+/* copse.shards { source = "train.csv" }: packed once below <runs>/shards, under a name that follows from the table's text and the class list, so
+ * that every run, and every later one, finds it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "comm/agree.h"
+#include "shards/pack.h"
+#include "shards/shard.h"
+#include "train/run.h"
+
+enum { MAX_TABLE = 1 << 30 };
+
+static cps_status add_file(cps_hash *hash, const char *path) {
+    if (path == NULL) {
+        return CPS_OK;
+    }
+    char *bytes = NULL;
+    size_t length = 0;
+    CPS_TRY(cps_file_read(path, MAX_TABLE, &bytes, &length));
+    cps_hash_add(hash, bytes, length);
+    free(bytes);
+    return CPS_OK;
+}
+
+/* "<runs>/shards/<stem>-<digest>": table's path and text, class list, format of shards. */
+static cps_status packed_folder(const cps_run *run, const cps_shards_options *set, char **folder_out) {
+    const int format = CPS_SHARD_FORMAT;
+    cps_hash *hash = cps_hash_create();
+    cps_hash_add(hash, set->source, strlen(set->source));
+    cps_hash_add(hash, &format, sizeof format);
+    cps_hash_add(hash, set->caption, strlen(set->caption));
+    cps_status status = add_file(hash, set->source);
+    status = status != CPS_OK ? status : add_file(hash, set->classes);
+    const uint64_t digest = cps_hash_value(hash);
+    cps_hash_destroy(hash);
+    CPS_TRY(status);
+    const char *slash = strrchr(set->source, '/');
+    const char *stem = slash == NULL ? set->source : slash + 1;
+    *folder_out = cps_format("%s/shards/%.*s-%016llx", run->options.runs, (int)strcspn(stem, "."), stem, (unsigned long long)digest);
+    return CPS_OK;
+}
+
+static void show_progress(void *context, int64_t done, int64_t total) {
+    char line[256];
+    snprintf(line, sizeof line, "packing %s  %lld of %lld images", (const char *)context, (long long)done, (long long)total);
+    cps_log_live(done == total ? "" : line);
+}
+
+static cps_status pack(cps_run *run, const cps_shards_options *set, const char *folder) {
+    char *out = cps_format("%s/", folder);
+    char *source = cps_format("%s", set->source);
+    const cps_pack_options options = {
+        .out = out,
+        .sources = (const char *const *)&source,
+        .source_count = 1,
+        .caption_column = strcmp(set->caption, "caption") == 0 ? NULL : "",
+        .classes_file = set->classes,
+        .overwrite = true,
+        .progress = show_progress,
+        .progress_context = source,
+    };
+    cps_pack_report report = {0};
+    cps_log(CPS_LOG_INFO, "packing '%s' into '%s' (once)", set->source, folder);
+    const cps_status status = cps_pack(run->comm, &options, &report);
+    if (status == CPS_OK) {
+        cps_log(CPS_LOG_INFO, "packed %lld records, %lld captions, %lld classes; %lld images do not decode", (long long)report.records, (long long)report.captions,
+                (long long)report.classes, (long long)report.bad);
+    }
+    cps_pack_report_free(&report);
+    free(source);
+    free(out);
+    return status;
+}
+
+cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
+    char *folder = NULL;
+    CPS_TRY(cps_agree(run->comm, "packing", packed_folder(run, set, &folder)));
+    char *marker = cps_format("%s/complete", folder);
+    const bool rank0 = cps_comm_rank(run->comm) == 0;
+    const bool there = cps_agree_any(run->comm, "packing", rank0 && cps_file_exists(marker));
+    cps_status status = CPS_OK;
+    if (!there) {
+        status = cps_agree(run->comm, "packing", rank0 ? cps_dir_create(folder) : CPS_OK);
+        status = status != CPS_OK ? status : pack(run, set, folder);
+        if (status == CPS_OK) {
+            status = cps_agree(run->comm, "packing", rank0 ? cps_file_write_atomic(marker, "packed\n", 7) : CPS_OK);
+        }
+    }
+    const char **patterns = cps_arena_alloc(run->arena, sizeof *patterns);
+    if (status == CPS_OK && patterns != NULL) {
+        char *pattern = cps_format("%s/data-*.h5", folder);
+        patterns[0] = cps_arena_strdup(run->arena, pattern);
+        free(pattern);
+        *patterns_out = patterns;
+        *count_out = 1;
+    }
+    free(marker);
+    free(folder);
+    return status != CPS_OK ? status : patterns == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+}
