@@ -76,7 +76,7 @@ static cps_status write_content(cps_h5 *file, const cps_predictions_content *con
     return content->ranks != NULL ? write_ranks(file, content) : CPS_OK;
 }
 
-cps_status cps_predictions_write(const char *path, const cps_predictions_content *content) {
+static cps_status write_file(const char *path, const cps_predictions_content *content) {
     char *folder = cps_path_folder(path);
     cps_status status = cps_dir_create(folder);
     free(folder);
@@ -95,5 +95,9 @@ cps_status cps_predictions_write(const char *path, const cps_predictions_content
         }
     }
     free(temporary);
-    return cps_fail_context(status, "predictions of '%s'", content->evaluation);
+    return status;
+}
+
+cps_status cps_predictions_write(const char *path, const cps_predictions_content *content) {
+    return cps_fail_context(write_file(path, content), "predictions of '%s'", content->evaluation);
 }
