@@ -65,6 +65,7 @@ struct cps_tape {
     gradient *free_gradients;
     /* By leaf id: nodes that still have to run, and the leaf (for two wraps of one parameter). */
     int32_t *leaf_uses;
+    uint8_t *leaf_reached; /* some node adds to its gradient; stays until the reset */
     cps_tensor **leaves;
     int64_t leaf_capacity;
     cps_tape_hooks hooks;
@@ -105,6 +106,7 @@ void cps_tape_destroy(cps_tape *tape) {
         tape->first_block = next;
     }
     free(tape->leaf_uses);
+    free(tape->leaf_reached);
     free(tape->leaves);
     free(tape);
 }
@@ -125,6 +127,7 @@ void cps_tape_reset(cps_tape *tape) {
     tape->failure_agreed = false;
     if (tape->leaf_capacity > 0) {
         memset(tape->leaf_uses, 0, (size_t)tape->leaf_capacity * sizeof *tape->leaf_uses);
+        memset(tape->leaf_reached, 0, (size_t)tape->leaf_capacity);
         memset(tape->leaves, 0, (size_t)tape->leaf_capacity * sizeof *tape->leaves);
     }
 }
@@ -313,13 +316,18 @@ static bool leaf_room(cps_tape *tape, int32_t id) {
     if (leaves != NULL) {
         tape->leaves = leaves;
     }
-    if (uses == NULL || leaves == NULL) {
+    uint8_t *reached = realloc(tape->leaf_reached, (size_t)capacity);
+    if (reached != NULL) {
+        tape->leaf_reached = reached;
+    }
+    if (uses == NULL || leaves == NULL || reached == NULL) {
         cps_tape_fail(tape, CPS_ERR_UNAVAILABLE, "out of memory for a tape's table of %lld leaves",
                       (long long)capacity);
         return false;
     }
     memset(uses + old, 0, (size_t)(capacity - old) * sizeof *uses);
     memset(leaves + old, 0, (size_t)(capacity - old) * sizeof *leaves);
+    memset(reached + old, 0, (size_t)(capacity - old));
     tape->leaf_capacity = capacity;
     return true;
 }
@@ -402,6 +410,7 @@ bool cps_tape_record_with(cps_tape *tape, const cps_node *node, uint32_t flags) 
                 return false;
             }
             tape->leaf_uses[input->id]++;
+            tape->leaf_reached[input->id] = 1;
         }
     }
     tape_node *copy = describe(tape, sizeof *copy);
@@ -428,6 +437,10 @@ bool cps_tape_record(cps_tape *tape, const cps_node *node) {
         return false;
     }
     return cps_tape_record_with(tape, node, 0);
+}
+
+bool cps_tape_reaches_leaf(const cps_tape *tape, int32_t id) {
+    return id >= 0 && id < tape->leaf_capacity && tape->leaf_reached[id] != 0;
 }
 
 /* ---- gradients
