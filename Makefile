@@ -171,6 +171,8 @@ check_items := $(layers_items) $(unit_programs) $(golden_programs) $(lua_program
 grad_items := $(grad_programs)
 ranks_items := $(foreach p,$(ranks_programs),$(foreach n,1 2 3 4,tests/mpirun.sh+$(n)+$(p))) $(call scripts,ranks)
 fault_items := $(fault_programs) $(call scripts,fault)
+parity_programs := $(root)/tests/parity/features
+parity_items := $(call scripts,parity)
 vectors_items := $(foreach p,$(vectors_programs),tests/vectors/run.sh+$(p))
 cli_items := $(call scripts,cli)
 readme_items := $(call scripts,readme)
@@ -179,7 +181,7 @@ run_items = $(test_environment) tests/run.sh $(foreach i,$(1),'$(subst +, ,$(i))
 test_environment = COPSE='$(abspath $(BUILD)/copse)' COPSE_BUILD='$(abspath $(BUILD))' COPSE_ROOT='$(abspath $(root))' \
                    MAKE='$(MAKE)' CC='$(CC)'
 
-.PHONY: unit check grad ranks fault vectors cli readme install-test
+.PHONY: unit check grad ranks fault vectors parity cli readme install-test
 unit: $(unit_programs) program test_plugins
 	@$(call run_items,$(unit_programs))
 check: $(unit_programs) $(golden_programs) $(lua_programs) program test_plugins
@@ -196,6 +198,9 @@ vectors: $(vectors_programs)
 $(BUILD)/tests/vectors_%: $(double_root)/tests/vectors_%
 	@mkdir -p $(@D)
 	@ln -sf ../$(notdir $(double_root))/tests/$(@F) $@
+# Against open_clip, where COPSE_PYTHON or python3 has it.
+parity: $(parity_programs)
+	@$(call run_items,$(parity_items))
 cli: program test_plugins
 	@$(call run_items,$(cli_items))
 readme: program
@@ -209,9 +214,9 @@ test:
 	$(again) test-programs
 	+@$(MAKE) --no-print-directory test-run
 test-programs: program test_plugins $(unit_programs) $(golden_programs) $(lua_programs) $(grad_programs) $(double_plugins) \
-               $(ranks_programs) $(fault_programs) $(vectors_programs)
+               $(ranks_programs) $(fault_programs) $(vectors_programs) $(parity_programs)
 test-run:
-	@$(call run_items,$(check_items) $(grad_items) $(vectors_items) $(cli_items) $(ranks_items) $(fault_items) \
+	@$(call run_items,$(check_items) $(grad_items) $(vectors_items) $(parity_items) $(cli_items) $(ranks_items) $(fault_items) \
 	    $(install_items) $(readme_items))
 
 .PHONY: tidy
@@ -264,6 +269,7 @@ help:
 	    'make ranks      the same bits on 1, 2, 3 and 4 ranks' \
 	    'make fault      broken files, full disks, killed ranks' \
 	    'make vectors    golden vectors (../shared/vectors), double and float' \
+	    'make parity     towers and weights against open_clip, where COPSE_PYTHON has it' \
 	    'make cli        commands, options, messages, exit codes' \
 	    'make readme     the commands of README.md' \
 	    'make bench      speed' \
