@@ -7,6 +7,7 @@
 #pragma GCC optimize("O3", "no-trapping-math")
 #endif
 #define KERNELS cps_kernels_avx2
+#define VECTOR_BYTES 32
 #define KERNELS_NAME "avx2"
 #include "tensor/kernels.inc"
 #if defined(__clang__)

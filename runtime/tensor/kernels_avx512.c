@@ -8,6 +8,7 @@
 #pragma GCC optimize("O3", "no-trapping-math")
 #endif
 #define KERNELS cps_kernels_avx512
+#define VECTOR_BYTES 64
 #define KERNELS_NAME "avx512"
 #include "tensor/kernels.inc"
 #if defined(__clang__)

@@ -4,6 +4,7 @@
 #pragma GCC optimize("O3", "no-trapping-math")
 #endif
 #define KERNELS cps_kernels_base
+#define VECTOR_BYTES 16
 #define KERNELS_NAME "base"
 #include "tensor/kernels.inc"
 
