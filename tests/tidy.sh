@@ -60,22 +60,31 @@ done
 [ ! -s "$scratch/output" ]
 verdict "plugins export cps_plugin alone" $?
 
-# "copse objectives NAME" and "copse help options" print a row as its name in the first column.
+# "copse objectives NAME --plain" and "copse help options --plain" print a row as owner, name, kind, default, choices.
+words() {
+    awk -F '\t' '{ print $2; n = split($5, choice, ","); for (i = 1; i <= n; i++) print choice[i] }' | sort -u
+}
 : >"$scratch/output"
-for page in plugins/*/*.md; do
-    [ -e "$page" ] || continue
-    plugin=${page#plugins/}
-    plugin=${plugin%%/*}
-    [ "$page" = "plugins/$plugin/$plugin.md" ] || continue
-    for objective in $("$COPSE" objectives --names "$COPSE_ROOT/plugins/$plugin.so"); do
-        for word in $("$COPSE" objectives --words "$objective"); do
-            grep -q -w -- "$word" "$page" || echo "$page does not name '$word' of objective $objective" >>"$scratch/output"
-        done
+for plugin in plugins/*/; do
+    plugin=${plugin#plugins/}
+    plugin=${plugin%/}
+    page=plugins/$plugin/$plugin.md
+    if [ ! -e "$page" ]; then
+        echo "there is no $page" >>"$scratch/output"
+        continue
+    fi
+    for objective in $("$COPSE" objectives --plain | cut -f 1 | grep -x -E "$plugin(\..*)?"); do
+        "$COPSE" objectives "$objective" --plain | words >"$scratch/words"
+        while read -r word; do
+            grep -q -w -F -e "$word" "$page" || echo "$page does not name '$word' of objective $objective" >>"$scratch/output"
+        done <"$scratch/words"
     done
 done
-"$COPSE" help options --words >"$scratch/words" || echo "copse help options --words failed" >>"$scratch/output"
+"$COPSE" help options --plain | words >"$scratch/words"
+[ -s "$scratch/words" ] || echo "copse help options --plain printed nothing" >>"$scratch/output"
 while read -r word; do
-    grep -q -w -- "$word" jobs/README.md || echo "jobs/README.md does not name option or choice '$word'" >>"$scratch/output"
+    grep -q -w -F -e "$word" jobs/options.md ||
+        echo "jobs/options.md does not name option or choice '$word' of a constructor" >>"$scratch/output"
 done <"$scratch/words"
 [ ! -s "$scratch/output" ]
 verdict "every option row and choice is named in its page" $?

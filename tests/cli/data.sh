@@ -4,7 +4,7 @@
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
 
-check "synth draws a set" copse synth set --count 40 --seed 3
+check "synth draws a set" copse synth set --classes 4 --train-per-class 10 --test-per-class 4 --seed 3
 expect_one "synth where nothing can be written" any "/dev/null" copse synth /dev/null/x
 shard=$(ls set/train-*.h5 | head -n 1)
 check "verify" copse verify "$shard"
@@ -33,8 +33,10 @@ printf '\377\377\377\377\377\377\377\177{"a":1}' >long.safetensors
 expect_one "a safetensors header longer than the file" 65 'long.safetensors' copse inspect long.safetensors
 
 # ---- pack ----
-mkdir pictures
-check "inspect writes a sample out" copse inspect "$shard" --sample 0 --out pictures/one.jpg
+check "inspect writes a sample out" copse inspect "$shard" --sample 0 --out pictures
+mv pictures/*.jpg pictures/one.jpg 2>/dev/null || mv pictures/*.png pictures/one.jpg
+check "inspect writes a table out" copse inspect "$shard" --table table --records 5
+check "which packs again" copse pack again/ table/captions.csv
 expect_one "pack: wrong path" 69 'nowhere.csv' copse pack out nowhere.csv
 : >empty.csv
 expect_one "pack: empty table" any 'empty.csv' copse pack out empty.csv

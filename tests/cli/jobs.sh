@@ -3,7 +3,7 @@
 # Jobs with the mistakes that people make; every one ends with one clear message before anything is allocated.
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
-check "a data set" copse synth set --count 96 --seed 3
+check "a data set" copse synth set --classes 4 --train-per-class 24 --test-per-class 4 --seed 3
 
 job() { # job NAME FIELDS-OF-THE-STAGE [SHARDS]
     cat >"$1.lua" <<END

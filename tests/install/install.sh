@@ -27,13 +27,14 @@ check "an objective builds against installed headers alone" build_outside
 expect "it is listed" 0 'local .*CLIP.s loss inside each grain' copse objectives --plugin ./local.so
 expect "its options are shown" 0 'scale.*10.*factor of the similarities' copse objectives local --plugin ./local.so
 
-check "a data set is drawn" copse synth data --count 96 --seed 1
+check "a data set is drawn" copse synth data --classes 4 --train-per-class 24 --test-per-class 4 --size 64 --seed 1
 cat >job.lua <<'END'
 local copse = require "copse"
 return copse.job {
   name = "outside", seed = 1,
   model = copse.model { preset = "ViT-Micro-8" },
-  data = { paired = copse.shards { "data-*.h5" } },
+  tokenizer = copse.tokenizer { merges = "data/tokenizer.txt" },
+  data = { paired = copse.shards { "data/train-*.h5" } },
   stages = { copse.stage { objective = copse.objective.load("./local.so", "local") { scale = 5 }, steps = 2,
                            global_batch = 32, grain = 16, optimizer = copse.adamw { lr = 1e-4 } } },
 }

@@ -19,10 +19,9 @@ awk -v folder="$scratch" '
     /^```/ { language = substr($0, 4); inside = 1; file = sprintf("%s/block-%02d.%s", folder, ++count, language == "" ? "text" : language); next }
     inside { print >file }' README.md
 
-photos() { # forty pictures of the program's own drawing, with captions and labels
+photos() { # pictures of the program's own drawing, with captions and labels
     mkdir -p photos/drawn
-    build/copse synth photos/drawn --count 400 --seed 5 || return 1
-    echo 'file,caption,label' >photos/captions.csv
+    build/copse synth photos/drawn --classes 8 --train-per-class 40 --seed 5 || return 1
     shard=$(ls photos/drawn/train-*.h5 | head -n 1)
     build/copse inspect "$shard" --table photos || return 1
 }
@@ -37,10 +36,10 @@ run_block() { # each line on its own: a reader types them so
 for block in "$scratch"/block-*.sh; do
     case $(cat "$block") in
     'make test') continue ;;
-    *'copse pack photos'*)
+    *'copse pack photos/'*)
         check "README: make" "$MAKE"
         check "photos/ of the text" photos
-        lua=$(grep -l 'packed-train' "$scratch"/block-*.lua)
+        lua=$(grep -l 'shards/train' "$scratch"/block-*.lua)
         cp "$lua" photos/job.lua
         ;;
     esac
