@@ -207,9 +207,10 @@ static int32_t list_nodes(cps_comm *comm, int64_t parts, const int64_t *first_pa
     return nodes;
 }
 
-/* Columns [0, columns) of the sum. The workspace holds all nodes' rows, rank after rank. */
+/* Columns [0, columns) of the sum. The workspace holds all nodes' rows, rank after rank. merged:
+ * `own` are this rank's maximal nodes already, else its parts. */
 static void sum_columns(cps_comm *comm, const char *place, int64_t parts, const int64_t *first_part,
-                        int32_t nodes, const double *own, int64_t width, double *sum,
+                        int32_t nodes, bool merged, const double *own, int64_t width, double *sum,
                         int64_t columns) {
     int64_t before = 0;
     for (int32_t r = 0; r < comm->size; r++) {
@@ -217,8 +218,14 @@ static void sum_columns(cps_comm *comm, const char *place, int64_t parts, const 
         comm->bytes[r] = comm->node_counts[r] * columns * (int64_t)sizeof(double);
     }
     const int64_t first = first_part[comm->rank], last = first_part[comm->rank + 1];
-    merge_rows(parts, first, last, NULL, last - first, own, width,
-               comm->workspace + before * columns, columns, columns);
+    double *rows = comm->workspace + before * columns;
+    if (merged) {
+        for (int32_t i = 0; i < comm->node_counts[comm->rank]; i++) {
+            memcpy(rows + i * columns, own + i * width, (size_t)columns * sizeof *rows);
+        }
+    } else {
+        merge_rows(parts, first, last, NULL, last - first, own, width, rows, columns, columns);
+    }
     if (comm->size > 1) {
         cps_comm_allgatherv_inplace(comm, place, comm->workspace, comm->bytes);
     }
@@ -227,19 +234,31 @@ static void sum_columns(cps_comm *comm, const char *place, int64_t parts, const 
 
 /* The workspace was made at start, and wide rows go through it in pieces: nothing here can fail, so
  * no rank can leave the others waiting. */
-cps_status cps_canonical_sum_owned(cps_comm *comm, const char *place, int64_t parts,
-                                   const int64_t *first_part, const double *own, int64_t width,
-                                   double *sum_out) {
+static void sum_owned(cps_comm *comm, const char *place, int64_t parts, const int64_t *first_part,
+                      bool merged, const double *own, int64_t width, double *sum_out) {
     if (parts == 0) {
         memset(sum_out, 0, (size_t)width * sizeof *sum_out);
-        return CPS_OK;
+        return;
     }
     const int32_t nodes = list_nodes(comm, parts, first_part);
     const int64_t step = cps_min_i64(width, comm->workspace_count / nodes);
     for (int64_t column = 0; column < width; column += step) {
-        sum_columns(comm, place, parts, first_part, nodes, own + column, width, sum_out + column,
-                    cps_min_i64(step, width - column));
+        sum_columns(comm, place, parts, first_part, nodes, merged, own + column, width,
+                    sum_out + column, cps_min_i64(step, width - column));
     }
+}
+
+cps_status cps_canonical_sum_owned(cps_comm *comm, const char *place, int64_t parts,
+                                   const int64_t *first_part, const double *own, int64_t width,
+                                   double *sum_out) {
+    sum_owned(comm, place, parts, first_part, false, own, width, sum_out);
+    return CPS_OK;
+}
+
+cps_status cps_canonical_sum_nodes(cps_comm *comm, const char *place, int64_t parts,
+                                   const int64_t *first_part, const double *own, int64_t width,
+                                   double *sum_out) {
+    sum_owned(comm, place, parts, first_part, true, own, width, sum_out);
     return CPS_OK;
 }
 

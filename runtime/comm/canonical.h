@@ -50,5 +50,10 @@ cps_status cps_canonical_sum(cps_comm *comm, const char *place, int64_t parts, c
 cps_status cps_canonical_sum_owned(cps_comm *comm, const char *place, int64_t parts,
                                    const int64_t *first_part, const double *own, int64_t width,
                                    double *sum_out) CPS_MUST_CHECK;
+/* The same where this rank's parts are merged already: own holds its maximal nodes in order
+ * (cps_merges_after says when one is ready). For rows too wide to keep one a part. */
+cps_status cps_canonical_sum_nodes(cps_comm *comm, const char *place, int64_t parts,
+                                   const int64_t *first_part, const double *own, int64_t width,
+                                   double *sum_out) CPS_MUST_CHECK;
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/numeric.h"
 #include "base/rng.h"
+#include "train/frozen.h"
 
 typedef struct call_memory {
     int32_t *ids, *offsets, *ends; /* text: joined over the views */
@@ -316,6 +317,24 @@ static cps_status run_call(cps_grain_run *run, const cps_grain_input *input, int
     return cps_tape_status(input->tape);
 }
 
+/* Views of a frozen call are constants: rows of the stage's features. */
+static cps_status take_frozen(cps_grain_run *run, const cps_grain_input *input, const cps_stage_call *call)
+{
+    const cps_stage_plan *plan = run->plan;
+    for (int32_t v = 0; v < call->view_count; v++) {
+        const int32_t view = call->views[v];
+        const uint32_t output = plan->views[view].view.outputs;
+        const int64_t shape[2] = {run->grain.views[view].rows, cps_output_width(call->tower, output)};
+        cps_tensor *rows = cps_tape_tensor(input->tape, CPS_REAL, 2, shape);
+        if (rows != NULL && cps_tape_computes(input->tape)) {
+            CPS_BUG_IF(plan->frozen == NULL);
+            CPS_TRY(cps_frozen_take(plan->frozen, view, input->batch, rows->data));
+        }
+        run->grain.views[view].outputs[cps_output_index(output)] = rows;
+    }
+    return cps_tape_status(input->tape);
+}
+
 /* ---- the grain ------------------------------------------------------------------------------------------------------------ */
 
 static void begin(cps_grain_run *run, const cps_grain_input *input)
@@ -386,7 +405,9 @@ cps_status cps_grain_forward(cps_grain_run *run, const cps_grain_input *input)
         memset(input->sums, 0, (size_t)run->plan->sum_width * sizeof(double));
     }
     for (int32_t c = 0; c < run->plan->call_count; c++) {
-        if (run->plan->calls[c].mode != CPS_VIEW_FROZEN) {
+        if (run->plan->calls[c].mode == CPS_VIEW_FROZEN) {
+            CPS_TRY(take_frozen(run, input, &run->plan->calls[c]));
+        } else {
             CPS_TRY(run_call(run, input, c));
         }
     }

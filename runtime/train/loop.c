@@ -13,6 +13,7 @@
 #include "comm/agree.h"
 #include "tensor/gemm.h"
 #include "train/checkpoint.h"
+#include "train/frozen.h"
 #include "train/identity.h"
 #include "train/loop_private.h"
 #include "train/run.h"
@@ -23,9 +24,24 @@ static void close_stage(cps_loop *loop) {
     cps_step_destroy(loop->step);
     cps_updater_destroy(loop->updater);
     cps_loader_destroy(loop->loader);
+    cps_frozen_close(loop->frozen);
+    loop->run->stages[loop->state.stage].plan->frozen = NULL;
     loop->step = NULL;
     loop->updater = NULL;
     loop->loader = NULL;
+    loop->frozen = NULL;
+}
+
+/* Collective. */
+static cps_status open_frozen(cps_loop *loop) {
+    cps_run *run = loop->run;
+    cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    char *folder = cps_format("%s/cache", run->options.runs);
+    const cps_frozen_options options = {.comm = run->comm, .folder = folder, .threads = run->loader_threads, .quarantine = loop->quarantine};
+    const cps_status status = cps_frozen_open(&options, plan, &loop->frozen);
+    free(folder);
+    plan->frozen = loop->frozen;
+    return status;
 }
 
 static cps_updater_options updater_options(const cps_loop *loop) {
@@ -80,7 +96,8 @@ static cps_status open_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
     CPS_TRY(cps_agree(run->comm, "beginning a stage", open_machinery(loop)));
-    if (resume_from != NULL) {
+    /* Before the stage's first step there is no optimizer state, and parameters are newer than the file where a fit came in between. */
+    if (resume_from != NULL && loop->state.data_step > 0) {
         CPS_TRY(cps_checkpoint_load(run->comm, resume_from, run->model, loop->updater));
     }
     announce_stage(loop);
@@ -198,14 +215,17 @@ static cps_status run_steps(cps_loop *loop) {
 static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    CPS_TRY(open_frozen(loop));
     if (plan->has_fit && !loop->state.fit_done) {
         bool end_stage = false;
         CPS_TRY(cps_loop_fit(loop, false, &end_stage));
         loop->state.fit_done = true;
         loop->state.dirty = true;
         if (end_stage) {
+            loop->state.steps_cut += plan->steps;
             loop->state.data_step = plan->steps;
         }
+        CPS_TRY(checkpoint(loop));
     }
     if (plan->steps > 0) {
         CPS_TRY(open_stage(loop, resume_from));
@@ -232,6 +252,7 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     while (loop->state.stage < run->stage_count && !loop->left) {
         if (loop->state.stage_done) {
+            resume_from = NULL; /* of another stage: its optimizer state ends with it */
             loop->state = (cps_loop_state){.stage = loop->state.stage + 1, .steps_before = cps_loop_step(loop), .steps_cut = loop->state.steps_cut, .skipped = loop->state.skipped,
                                            .bad_images = loop->state.bad_images, .best_step = loop->state.best_step, .best_value = loop->state.best_value,
                                            .has_best = loop->state.has_best, .table = loop->state.table, .written_step = -1};

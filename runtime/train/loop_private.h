@@ -40,6 +40,7 @@ typedef struct cps_loop {
     cps_updater *updater;
     cps_step *step;
     cps_loader *loader;
+    struct cps_frozen *frozen; /* features of the stage's frozen views */
     bool left; /* --until or a signal */
     double start_time, last_checkpoint_time;
     uint8_t wishes[4096];

@@ -13,6 +13,7 @@
 #include "report/timing.h"
 #include "tensor/gemm.h"
 #include "tensor/tape.h"
+#include "train/frozen.h"
 #include "train/loop_private.h"
 
 #ifndef CPS_VERSION
@@ -198,7 +199,7 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
 
 cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage) {
     const cps_run_stage *at = &run->stages[stage];
-    cps_memory_plan plan = {.weights_bytes = cps_params_bytes(cps_model_params(run->model)), .step_bytes = at->memory.total_bytes};
+    cps_memory_plan plan = {.weights_bytes = cps_params_bytes(cps_model_params(run->model)), .step_bytes = at->memory.total_bytes + cps_frozen_bytes(at->plan)};
     const cps_updater_options options = {
         .comm = run->comm, .params = cps_model_params(run->model), .parts = at->plan->grains < at->plan->parts ? at->plan->grains : at->plan->parts,
         .optimizer_kind = at->plan->options.optimizer_kind, .optimizer = at->plan->options.optimizer, .lr = at->lr, .weight_decay = at->weight_decay,

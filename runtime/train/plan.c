@@ -49,8 +49,8 @@ static void note_functions(cps_stage_plan *plan, const cps_objective *objective)
 {
     plan->has_loss = plan->has_loss || objective->loss != NULL;
     plan->has_grain_loss = plan->has_grain_loss || objective->grain_loss != NULL;
-    plan->has_fit = plan->has_fit || objective->fit_block != NULL;
-    plan->has_finish = plan->has_finish || objective->finish_block != NULL;
+    plan->has_fit = plan->has_fit || objective->fit_block != NULL || objective->fit_solve != NULL;
+    plan->has_finish = plan->has_finish || objective->finish_block != NULL || objective->finish_solve != NULL;
 }
 
 /* Text views read only records that have a caption; the clock's steps follow. */

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/numeric.h"
+#include "train/frozen.h"
 
 static cps_status setup_fail(cps_setup *setup, cps_status code, const char *format, ...) CPS_PRINTF(3, 4);
 
@@ -128,9 +129,11 @@ static bool same_caption(const cps_setup *setup, const cps_stage_view *there)
 static bool same_view(const cps_setup *setup, const cps_stage_view *there, const cps_view *view)
 {
     const cps_view *a = &there->view;
+    const cps_view_mode mode = setup->context->compute_frozen && view->mode == CPS_VIEW_FROZEN ? CPS_VIEW_NO_GRADIENT : view->mode;
     return same_text(a->tower, view->tower) && same_text(a->group, view->group) && same_text(a->stream, view->stream) &&
-           same_fixed_texts(a, view) && same_recipe(a->recipe, view->recipe) && a->crop == view->crop && a->mode == view->mode &&
+           same_fixed_texts(a, view) && same_recipe(a->recipe, view->recipe) && a->crop == view->crop && a->mode == mode &&
            a->evaluation == view->evaluation && a->all_positions == view->all_positions &&
+           (a->mode != CPS_VIEW_FROZEN || a->outputs == view->outputs) &&
            (!there->text || view->fixed_text_count > 0 || same_caption(setup, there));
 }
 
@@ -320,8 +323,15 @@ static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *to
         entry->recipe = view_recipe(setup, view, cps_tower_get_config(tower));
         CPS_TRY(cps_recipe_check(&entry->recipe, entry->view.name));
     }
+    if (entry->view.mode == CPS_VIEW_FROZEN) {
+        CPS_TRY(cps_frozen_check_view(&entry->view, &entry->recipe, entry->text, plan->instances[setup->owner].objective->caption != NULL));
+        if (setup->context->compute_frozen) {
+            entry->view.mode = CPS_VIEW_NO_GRADIENT;
+        }
+    }
     CPS_TRY(join_call(setup, entry, index));
-    return entry->stream >= 0 ? add_input(setup, entry, index) : CPS_OK;
+    const bool read = entry->stream >= 0 && entry->view.mode != CPS_VIEW_FROZEN;
+    return read ? add_input(setup, entry, index) : CPS_OK;
 }
 
 int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view)

@@ -20,6 +20,8 @@ enum {
     CPS_OUTPUT_KINDS = 5 /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
 };
 
+typedef struct cps_frozen cps_frozen;
+
 /* A stream of the job, opened once a run. */
 typedef struct cps_run_stream {
     const char *name;
@@ -167,6 +169,8 @@ typedef struct cps_stage_plan {
     int32_t ema_count;
     cps_stage_ema emas[CPS_STAGE_EMAS * 512];
     bool has_loss, has_grain_loss, has_fit, has_finish;
+    /* Features of the frozen views while the stage runs (train/frozen.h); borrowed, NULL before. */
+    const cps_frozen *frozen;
 } cps_stage_plan;
 
 /* What the planner is given; pointers are borrowed for the plan's life. */
@@ -181,6 +185,7 @@ typedef struct cps_stage_context {
     int32_t index;
     int64_t text_context; /* positions of a text */
     int64_t steps;        /* of the stage; 0 on the first, trial creation, which finds them out */
+    bool compute_frozen;  /* frozen views are computed in every step (validation sets), not taken from a cache */
     /* Makes the caption stream of a run stream. */
     cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
     void *context;

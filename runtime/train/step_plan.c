@@ -8,6 +8,7 @@
 
 #include "base/numeric.h"
 #include "comm/canonical.h"
+#include "train/frozen.h"
 #include "train/grain.h"
 #include "train/step.h"
 
@@ -196,6 +197,7 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_
     }
     cps_status status = find_reached(plan, memory.own_grains, reached);
     status = status != CPS_OK ? status : settle_learning(plan, reached);
+    status = status != CPS_OK ? status : cps_frozen_check_learning(plan);
     free(reached);
     CPS_TRY(status);
     planner p;

@@ -105,6 +105,7 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
         .index = (int32_t)stage,
         .text_context = of->context,
         .steps = of->steps,
+        .compute_frozen = true,
         .caption_stream = same_stream,
         .context = validation,
     };
