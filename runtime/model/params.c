@@ -562,6 +562,12 @@ cps_status cps_params_set_train(cps_params *params, const char *const *patterns,
     return CPS_OK;
 }
 
+void cps_params_pause(cps_params *params, bool paused) {
+    for (int32_t i = 0; i < params->count; i++) {
+        params->items[i]->tensor.needs_grad = params->items[i]->learns && !paused;
+    }
+}
+
 cps_status cps_params_set_lr_factors(cps_params *params, const char *const *patterns,
                                      const double *factors, int64_t count) {
     for (int64_t k = 0; k < count; k++) {

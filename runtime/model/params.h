@@ -80,6 +80,10 @@ bool cps_param_default_decay(const char *name, int32_t rank);
  * Buffers and EMA copies never learn. USAGE for a pattern that matches nothing. */
 cps_status cps_params_set_train(cps_params *params, const char *const *patterns,
                                 int64_t count) CPS_MUST_CHECK;
+/* paused true: no tensor asks for a gradient until paused false, whatever learns. For plans of
+ * passes without gradient (evaluation): a tape in PLAN mode takes what asks for a gradient as
+ * recorded. */
+void cps_params_pause(cps_params *params, bool paused);
 /* Sets `lr_factor`: that of the first glob that matches, else 1. USAGE for a pattern that matches
  * nothing or a factor that is negative or not finite. */
 cps_status cps_params_set_lr_factors(cps_params *params, const char *const *patterns,

@@ -482,6 +482,34 @@ static void test_plan_counts_what_a_pass_takes(void **state) {
     end(&real);
 }
 
+/* Without a recording the memory is that of one block, however many there are, and a plan knows it.
+ */
+static void test_plain_passes_need_one_block(void **state) {
+    (void)state;
+    static const int32_t layers[] = {2, 12};
+    size_t bytes[2][2];
+    for (int32_t i = 0; i < 2; i++) {
+        char spec[256];
+        snprintf(spec, sizeof spec,
+                 "{\"image\": {\"image_size\": 16, \"patch\": 4, \"width\": 64, \"layers\": %d}, "
+                 "\"embed_dim\": 10}",
+                 layers[i]);
+        for (int32_t plans = 0; plans < 2; plans++) {
+            bench b;
+            start(&b, spec, plans ? CPS_TAPE_PLAN : CPS_TAPE_PLAIN, plans);
+            cps_params_pause(cps_model_params(b.model), true);
+            see(&b, 16, 16, CPS_OUT_FEATURE);
+            bytes[i][plans] = cps_arena_high_water(b.arena);
+            cps_params_pause(cps_model_params(b.model), false);
+            assert_true(cps_params_at(cps_model_params(b.model), 0)->tensor.needs_grad);
+            end(&b);
+        }
+    }
+    assert_int_equal(bytes[0][0], bytes[1][0]);
+    assert_int_equal(bytes[0][0], bytes[0][1]);
+    assert_int_equal(bytes[1][0], bytes[1][1]);
+}
+
 static void test_other_image_sizes(void **state) {
     (void)state;
     bench b;
@@ -618,6 +646,7 @@ int main(void) {
         cmocka_unit_test(test_ends_alone_equal_all_positions),
         cmocka_unit_test(test_padding_is_exact),
         cmocka_unit_test(test_plan_counts_what_a_pass_takes),
+        cmocka_unit_test(test_plain_passes_need_one_block),
         cmocka_unit_test(test_other_image_sizes),
         cmocka_unit_test(test_drop_path_follows_the_keys),
         cmocka_unit_test(test_bad_inputs_are_refused),
