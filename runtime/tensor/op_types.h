@@ -4,7 +4,19 @@
 
 #include "base/types.h"
 
-typedef enum cps_activation { CPS_ACT_NONE, CPS_ACT_GELU, CPS_ACT_QUICK_GELU, CPS_ACT_RELU } cps_activation;
-typedef enum cps_unary_kind { CPS_EXP, CPS_LOG, CPS_SQRT, CPS_RELU, CPS_GELU, CPS_QUICK_GELU } cps_unary_kind;
+typedef enum cps_activation {
+    CPS_ACT_NONE,
+    CPS_ACT_GELU,
+    CPS_ACT_QUICK_GELU,
+    CPS_ACT_RELU
+} cps_activation;
+typedef enum cps_unary_kind {
+    CPS_EXP,
+    CPS_LOG,
+    CPS_SQRT,
+    CPS_RELU,
+    CPS_GELU,
+    CPS_QUICK_GELU
+} cps_unary_kind;
 
 #endif

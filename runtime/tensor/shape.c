@@ -79,7 +79,7 @@ cps_tensor *cps_stop_gradient(cps_tape *tape, cps_tensor *x) {
 cps_tensor *cps_constant(cps_tape *tape, cps_dtype dtype, int32_t rank, const int64_t *shape,
                          const void *values) {
     cps_tensor *y = cps_tape_tensor(tape, dtype, rank, shape);
-    if (y != NULL && cps_tape_computes(tape)) {
+    if (y != NULL && cps_tape_computes(tape) && cps_count_of(y) > 0) {
         memcpy(y->data, values, (size_t)cps_count_of(y) * cps_dtype_bytes(dtype));
     }
     return y;

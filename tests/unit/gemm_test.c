@@ -198,7 +198,7 @@ static void test_cholesky_refuses(void **state) {
     double a[4] = {1.0, 2.0, 2.0, 1.0}, b[2] = {1.0, 1.0};
     assert_int_equal(cps_cholesky_solve_f64(2, a, 1, b), CPS_ERR_DATA);
     assert_non_null(strstr(cps_fail_message(), "pivot 1 is -3"));
-    double nan_matrix[1] = {NAN};
+    double nan_matrix[1] = {(double)NAN};
     assert_int_equal(cps_cholesky_solve_f64(1, nan_matrix, 1, b), CPS_ERR_DATA);
 }
 
