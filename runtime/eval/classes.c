@@ -165,6 +165,19 @@ cps_status cps_predictions_alloc(int64_t rows, int64_t top, cps_predictions *pre
     return CPS_OK;
 }
 
+void cps_predictions_trim(cps_predictions *predictions, int64_t top) {
+    if (top >= predictions->top) {
+        return;
+    }
+    for (int64_t i = 0; i < predictions->rows; i++) {
+        for (int64_t place = 0; place < top; place++) {
+            predictions->index[i * top + place] = predictions->index[i * predictions->top + place];
+            predictions->score[i * top + place] = predictions->score[i * predictions->top + place];
+        }
+    }
+    predictions->top = top;
+}
+
 void cps_predictions_free(cps_predictions *predictions) {
     free(predictions->index);
     free(predictions->score);

@@ -30,6 +30,8 @@ typedef struct cps_predictions {
 
 cps_status cps_predictions_alloc(int64_t rows, int64_t top,
                                  cps_predictions *predictions_out) CPS_MUST_CHECK;
+/* Keeps the first `top` places of each sample. */
+void cps_predictions_trim(cps_predictions *predictions, int64_t top);
 void cps_predictions_free(cps_predictions *predictions); /* safe on a zeroed one */
 
 /* Adds top1, top5, per_class, samples and, where there are any, unlabelled to `metrics`. Top 5: the

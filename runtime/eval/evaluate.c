@@ -161,8 +161,9 @@ static cps_status encode_stream(const evaluation *run, const cps_stream *stream,
                                 cps_features *features_out, uint64_t **ids_out,
                                 int32_t **labels_out) {
     const cps_evaluation_request *request = run->request;
-    CPS_TRY(cps_features_of_images(request->comm, request->encoder, stream, request->loader_threads,
-                                   features_out));
+    CPS_TRY(cps_fail_context(cps_features_of_images(request->comm, request->encoder, stream,
+                                                    request->loader_threads, features_out),
+                             "%s", run->where));
     report_left_out(request, stream, features_out);
     cps_status status = CPS_OK;
     if (features_out->rows == 0) {
@@ -250,6 +251,7 @@ static cps_status zero_shot(evaluation *run) {
     }
     if (status == CPS_OK) {
         add_left_out(run, run->images.left_out_count, run->images.non_finite + vectors.non_finite);
+        cps_predictions_trim(&predictions, options->top);
         const cps_predictions_content content = {.predictions = &predictions,
                                                  .classes = &run->classes};
         status = write_predictions(run, content);
@@ -327,8 +329,10 @@ static cps_status rank_captions(evaluation *run, const caption_list *captions) {
     const cps_retrieval_options *options = &run->options->retrieval;
     cps_features texts = {0};
     cps_retrieval_ranks ranks = {0};
-    cps_status status = cps_features_of_texts(request->comm, request->encoder, captions->texts,
-                                              captions->count, true, &texts);
+    cps_status status =
+        cps_fail_context(cps_features_of_texts(request->comm, request->encoder, captions->texts,
+                                               captions->count, true, &texts),
+                         "%s", run->where);
     if (status == CPS_OK) {
         status = cps_retrieval(request->comm, &run->images, &texts, captions->owners, run->weights,
                                &ranks);

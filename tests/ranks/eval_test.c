@@ -365,6 +365,12 @@ static void check_zero_shot(cps_comm *comm, const lookup *table, int64_t count,
     CHECK(cps_json_get_integer(out->metrics, "bad_images", -1) == bad);
     CHECK(cps_json_get_number(out->metrics, "top1", -1) == (double)right / (double)labelled);
     CHECK(out->left_out == bad);
+    cps_h5 *file = NULL;
+    cps_h5_info info;
+    MUST(cps_h5_open(out->predictions, &file));
+    MUST(cps_h5_inspect(file, "class_index", &info));
+    CHECK(info.shape[0] == count - bad && info.shape[1] == 3); /* top, though top 5 was counted */
+    MUST(cps_h5_close(file));
 }
 
 /* One neighbour, every vote alike: the label of the best bank row; */
