@@ -151,6 +151,21 @@ static bool is_image_of(const cps_loader_options *options, int32_t input, int32_
            options->inputs[input].stream == stream;
 }
 
+/* Encoded bytes of a record, checked. DATA: they are not what was packed; a file that cannot be
+ * read is another failure, which ends the run. */
+static cps_status read_encoded(cps_worker *worker, const cps_shard *shard, int64_t record) {
+    const cps_status status = cps_shard_read_image(shard, record, true, worker->encoded);
+    if (status != CPS_ERR_DATA) {
+        return status;
+    }
+    if (cps_shard_read_image(shard, record, false, worker->encoded) == CPS_OK) {
+        return cps_fail(CPS_ERR_DATA, "checksum does not fit: damaged after packing");
+    }
+    char message[CPS_LOADER_MESSAGE];
+    snprintf(message, sizeof message, "%s", cps_fail_message());
+    return cps_fail(CPS_ERR_IO, "%s", message);
+}
+
 /* Reads record `record` of the sample's shard and makes all image inputs of the row from it. DATA:
  * this image is bad. */
 static cps_status make_images(cps_worker *worker, cps_slot *slot, int32_t stream, int64_t row,
@@ -165,7 +180,7 @@ static cps_status make_images(cps_worker *worker, cps_slot *slot, int32_t stream
         return cps_fail(CPS_ERR_DATA, "%lld bytes, more than %d are not read", (long long)length,
                         CPS_MAX_ENCODED_BYTES);
     }
-    CPS_TRY(cps_shard_read_image(sample->shard, record, true, worker->encoded));
+    CPS_TRY(read_encoded(worker, sample->shard, record));
     cps_picture picture = {0};
     CPS_TRY(cps_picture_open(&picture, worker->encoded, (size_t)length));
     cps_status status = CPS_OK;

@@ -385,6 +385,56 @@ static void a_shard_without_any_image_is_an_error(void **state) {
     cps_stream_destroy(stream);
 }
 
+/* Changes one byte of a shard's file behind the loader's back, or cuts the file. */
+static int64_t find_image(const char *path, const uint8_t *image, size_t length) {
+    char *bytes = NULL;
+    size_t size = 0;
+    shards_must(cps_file_read(path, 1 << 26, &bytes, &size));
+    int64_t found = -1;
+    for (size_t at = 0; at + length <= size && found < 0; at++) {
+        found = memcmp(bytes + at, image, length) == 0 ? (int64_t)at : -1;
+    }
+    free(bytes);
+    assert_true(found >= 0);
+    return found;
+}
+
+static void damage_after_packing(void **state) {
+    (void)state;
+    make_shard("damaged.h5", (shard_options){.count = 8});
+    char path[128];
+    snprintf(path, sizeof path, "%s", shard_path("damaged.h5"));
+    size_t length = 0;
+    uint8_t *image = shard_picture(3, &length);
+    const int64_t at = find_image(path, image, length);
+    free(image);
+    cps_stream *stream = stream_of("paired", "damaged.h5");
+    const cps_loader_stream streams = {.stream = stream, .rows = 8};
+    const cps_input_spec input = image_input(0, 0);
+    cps_loader_options options = options_of(&streams, 1, &input, 1);
+    options.grains = 1;
+    FILE *file = fopen(path, "r+b");
+    fseek(file, (long)at + 200, SEEK_SET);
+    const int byte = fgetc(file);
+    fseek(file, (long)at + 200, SEEK_SET);
+    fputc(byte ^ 4, file);
+    fflush(file);
+    cps_loader *loader = create(&options, 0);
+    const cps_batch *batch = grain_of(loader, 0, 0);
+    assert_int_equal(batch->bad_count, 1); /* one picture: replaced */
+    assert_int_equal(batch->bad[0].record, 3);
+    assert_int_equal(batch->bad[0].replaced_by, 4);
+    assert_non_null(strstr(batch->bad[0].reason, "checksum"));
+    assert_int_equal(ftruncate(fileno(file), (off_t)at + 10), 0);
+    assert_int_equal(cps_loader_seek(loader, 1), CPS_OK);
+    assert_int_equal(cps_loader_grain(loader, 1, 0, &batch),
+                     CPS_ERR_IO); /* a cut file is no bad picture */
+    assert_non_null(strstr(cps_fail_message(), "damaged.h5"));
+    fclose(file);
+    cps_loader_destroy(loader);
+    cps_stream_destroy(stream);
+}
+
 /* ---- texts -------------------------------------------------------------------------------- */
 
 static cps_status own_caption(void *context, const cps_sample *sample, cps_text *text_out) {
@@ -834,6 +884,7 @@ int main(void) {
         cmocka_unit_test(bad_images_are_replaced_and_counted),
         cmocka_unit_test(captions_stay_when_images_are_replaced),
         cmocka_unit_test(a_shard_without_any_image_is_an_error),
+        cmocka_unit_test(damage_after_packing),
         cmocka_unit_test(texts_are_packed_or_padded),
         cmocka_unit_test(failing_callbacks_speak_on_the_callers_thread),
         cmocka_unit_test(captions_are_drawn_evenly),
