@@ -105,9 +105,16 @@ static void to_hue(const uint8_t *rgb, uint8_t *hue, uint8_t *saturation, uint8_
     } else {
         turn = (float)(4.0 + (double)green - (double)red);
     }
-    turn = (float)fmod((double)turn / 6.0 + 1.0, 1.0);
+    const double circle = (double)turn / 6.0 + 1.0; /* between 0.8 and 1.9 */
+    turn = (float)(circle >= 1.0 ? circle - 1.0 : circle);
     *hue = clip8((int)((double)turn * 255.0));
     *saturation = clip8((int)((double)(range / (float)most) * 255.0));
+}
+
+/* Nearest whole number, halves up; value >= 0. */
+static uint8_t nearest(double value) {
+    const int whole = (int)value;
+    return clip8(whole + (value - whole >= 0.5));
 }
 
 static void from_hue(uint8_t hue, uint8_t saturation, uint8_t value, uint8_t *rgb) {
@@ -116,13 +123,13 @@ static void from_hue(uint8_t hue, uint8_t saturation, uint8_t value, uint8_t *rg
         return;
     }
     const double sixth = (double)(float)hue * 6.0 / 255.0;
-    const int sector = (int)floor(sixth);
+    const int sector = (int)sixth;
     const float part = (float)(sixth - (double)(float)sector);
     const float amount = (float)((double)(float)saturation / 255.0);
     const double v = (double)(float)value;
-    const uint8_t p = clip8((int)round(v * (1.0 - (double)amount)));
-    const uint8_t q = clip8((int)round(v * (1.0 - (double)(amount * part))));
-    const uint8_t t = clip8((int)round(v * (1.0 - (double)amount * (1.0 - (double)part))));
+    const uint8_t p = nearest(v * (1.0 - (double)amount));
+    const uint8_t q = nearest(v * (1.0 - (double)(amount * part)));
+    const uint8_t t = nearest(v * (1.0 - (double)amount * (1.0 - (double)part)));
     const uint8_t sectors[6][3] = {{value, t, p}, {q, value, p}, {p, value, t},
                                    {p, q, value}, {t, p, value}, {value, p, q}};
     memcpy(rgb, sectors[sector % 6], 3);
@@ -176,62 +183,100 @@ static box box_of(double sigma) {
     return kernel;
 }
 
-static int32_t clamp_index(int32_t index, int32_t count) {
-    return index < 0 ? 0 : index >= count ? count - 1 : index;
+/* What a blur works with: two pictures of rows x row_bytes and the running sums of a row. */
+typedef struct blur_space {
+    uint8_t *pixels, *other;
+    uint32_t *sums;
+} blur_space;
+
+static const uint8_t *row_at(const uint8_t *pixels, int32_t row, int32_t rows, size_t row_bytes) {
+    const int32_t inside = row < 0 ? 0 : row >= rows ? rows - 1 : row; /* edges repeat */
+    return pixels + (size_t)inside * row_bytes;
 }
 
-/* Blurs one channel of `count` pixels that lie `stride` bytes apart; edges repeat. */
-static void blur_line(const uint8_t *in, uint8_t *out, int32_t count, size_t stride, box kernel) {
-    const int32_t r = kernel.radius;
-    uint32_t sum = 0;
-    for (int32_t i = -r; i <= r; i++) {
-        sum += in[(size_t)clamp_index(i, count) * stride];
-    }
-    for (int32_t x = 0; x < count; x++) {
-        const uint32_t left = in[(size_t)clamp_index(x - r - 1, count) * stride];
-        const uint32_t right = in[(size_t)clamp_index(x + r + 1, count) * stride];
-        out[(size_t)x * stride] =
-            (uint8_t)((sum * kernel.inner + (left + right) * kernel.outer + (1u << 23)) >> 24);
-        sum += right - in[(size_t)clamp_index(x - r, count) * stride];
+/* One output row of a box blur and the sums of the next. */
+static void blur_row(const uint8_t *restrict above, const uint8_t *restrict below,
+                     const uint8_t *restrict leaving, uint32_t *restrict sums, uint8_t *restrict to,
+                     size_t count, box kernel) {
+    for (size_t x = 0; x < count; x++) {
+        const uint32_t edges = (uint32_t)above[x] + below[x];
+        to[x] = (uint8_t)((sums[x] * kernel.inner + edges * kernel.outer + (1u << 23)) >> 24);
+        sums[x] += (uint32_t)below[x] - leaving[x];
     }
 }
 
-/* Three passes over a line, by way of two spare lines. */
-static void blur_three(uint8_t *line, uint8_t *spare, uint8_t *other, int32_t count, size_t stride,
-                       box kernel) {
-    for (size_t c = 0; c < 3; c++) {
-        for (int32_t x = 0; x < count; x++) {
-            spare[x] = line[(size_t)x * stride + c];
-        }
-        blur_line(spare, other, count, 1, kernel);
-        blur_line(other, spare, count, 1, kernel);
-        blur_line(spare, other, count, 1, kernel);
-        for (int32_t x = 0; x < count; x++) {
-            line[(size_t)x * stride + c] = other[x];
+/* One box blur down the columns, from `in` to `out`. Blocks of constant length are what compilers
+ * turn into vector code. */
+static void blur_columns(const uint8_t *in, uint8_t *out, uint32_t *sums, int32_t rows,
+                         size_t row_bytes, box kernel) {
+    enum { BLOCK = 64 };
+    memset(sums, 0, row_bytes * sizeof *sums);
+    for (int32_t y = -kernel.radius; y <= kernel.radius; y++) {
+        const uint8_t *row = row_at(in, y, rows, row_bytes);
+        for (size_t x = 0; x < row_bytes; x++) {
+            sums[x] += row[x];
         }
     }
+    for (int32_t y = 0; y < rows; y++) {
+        const uint8_t *above = row_at(in, y - kernel.radius - 1, rows, row_bytes);
+        const uint8_t *below = row_at(in, y + kernel.radius + 1, rows, row_bytes);
+        const uint8_t *leaving = row_at(in, y - kernel.radius, rows, row_bytes);
+        uint8_t *to = out + (size_t)y * row_bytes;
+        size_t x = 0;
+        for (; x + BLOCK <= row_bytes; x += BLOCK) {
+            blur_row(above + x, below + x, leaving + x, sums + x, to + x, BLOCK, kernel);
+        }
+        blur_row(above + x, below + x, leaving + x, sums + x, to + x, row_bytes - x, kernel);
+    }
+}
+
+/* Three of them; the result is in space->pixels. */
+static void blur_down(blur_space *space, int32_t rows, size_t row_bytes, box kernel) {
+    for (int pass = 0; pass < 3; pass++) {
+        blur_columns(space->pixels, space->other, space->sums, rows, row_bytes, kernel);
+        uint8_t *swapped = space->pixels;
+        space->pixels = space->other;
+        space->other = swapped;
+    }
+}
+
+/* RGB pixels of a width x height picture to their transposed places. */
+static void transpose(blur_space *space, int32_t width, int32_t height) {
+    for (int32_t y = 0; y < height; y++) {
+        const uint8_t *from = space->pixels + (size_t)y * (size_t)width * 3;
+        uint8_t *to = space->other + (size_t)y * 3;
+        for (int32_t x = 0; x < width; x++, from += 3, to += (size_t)height * 3) {
+            to[0] = from[0];
+            to[1] = from[1];
+            to[2] = from[2];
+        }
+    }
+    uint8_t *swapped = space->pixels;
+    space->pixels = space->other;
+    space->other = swapped;
 }
 
 cps_status cps_image_blur(cps_image *image, double radius) {
-    const box kernel = box_of(radius);
     if (!(radius > 0)) {
         return CPS_OK;
     }
+    const box kernel = box_of(radius);
+    const size_t bytes = 3 * pixel_count(image);
     const int32_t longest = image->width > image->height ? image->width : image->height;
-    uint8_t *spare = malloc(2 * (size_t)longest);
-    if (spare == NULL) {
+    uint32_t *sums = malloc(3 * (size_t)longest * sizeof *sums + bytes);
+    if (sums == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "no memory to blur an image of %d x %d pixels",
                         image->width, image->height);
     }
-    const size_t row = (size_t)image->width * 3;
-    for (int32_t y = 0; y < image->height; y++) {
-        blur_three(image->pixels + (size_t)y * row, spare, spare + longest, image->width, 3,
-                   kernel);
+    uint8_t *spare = (uint8_t *)(sums + 3 * (size_t)longest);
+    blur_space space = {.pixels = image->pixels, .other = spare, .sums = sums};
+    transpose(&space, image->width, image->height);
+    blur_down(&space, image->width, 3 * (size_t)image->height, kernel);
+    transpose(&space, image->height, image->width);
+    blur_down(&space, image->height, 3 * (size_t)image->width, kernel);
+    if (space.pixels != image->pixels) {
+        memcpy(image->pixels, space.pixels, bytes);
     }
-    for (int32_t x = 0; x < image->width; x++) {
-        blur_three(image->pixels + 3 * (size_t)x, spare, spare + longest, image->height, row,
-                   kernel);
-    }
-    free(spare);
+    free(sums);
     return CPS_OK;
 }
