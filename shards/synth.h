@@ -4,6 +4,7 @@
 #ifndef CPS_SHARDS_SYNTH_H
 #define CPS_SHARDS_SYNTH_H
 
+#include "base/options.h"
 #include "comm/comm.h"
 
 typedef struct cps_synth_options {
@@ -13,9 +14,9 @@ typedef struct cps_synth_options {
     int64_t train_per_class; /* images; default 100 */
     int64_t test_per_class;  /* default 20 */
     int64_t captions;        /* of each image, 1 .. 5; default 2 */
-    int32_t size;            /* pixels a side, 32 .. 512; default 96 */
+    int64_t size;            /* pixels a side, 32 .. 512; default 96 */
     int64_t shard_images;    /* records a shard; default 1000 */
-    uint64_t seed;
+    int64_t seed;
     bool
         overwrite; /* else a folder that holds another data set is an error; the same one is kept */
     void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, may be NULL */
