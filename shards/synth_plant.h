@@ -24,7 +24,7 @@ void cps_plant_create(uint64_t seed, int64_t index, cps_plant *plant_out);
 /* Its picture keyed by `key` (position: the record). size x size; image_out is the caller's to free. */
 cps_status cps_plant_draw(const cps_plant *plant, const cps_draw_key *key, int32_t size, cps_plant_picture *picture_out, cps_image *image_out) CPS_MUST_CHECK;
 /* Caption number `which` (0 .. 4) in `text`. */
-enum { CPS_PLANT_CAPTIONS = 5, CPS_PLANT_CAPTION = 320 };
+enum { CPS_PLANT_CAPTIONS = 5, CPS_PLANT_CAPTION = 640 };
 void cps_plant_caption(const cps_plant *plant, const cps_plant_picture *picture, int32_t which, char text[CPS_PLANT_CAPTION]);
 
 #endif

@@ -284,7 +284,10 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower, const
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation's texts");
     }
     size_t bytes = 0;
-    CPS_TRY(plan_sides(embedder, &bytes));
+    cps_params_pause(cps_model_params(plan->model), true); /* nothing records here: plan it so */
+    const cps_status planned = plan_sides(embedder, &bytes);
+    cps_params_pause(cps_model_params(plan->model), false);
+    CPS_TRY(planned);
     embedder->encoder.context = embedder;
     embedder->encoder.grain = GRAIN;
     embedder->encoder.images = encode_images;

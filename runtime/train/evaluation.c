@@ -93,6 +93,7 @@ static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *eval
         .streams = &evaluation->streams,
         .encoder = cps_embedder_encoder(embedder),
         .comm = run->comm,
+        .step = cps_loop_step(loop),
         .loader_threads = run->loader_threads,
         .predictions_path = path,
         .left_out = note_left_out,

@@ -379,6 +379,7 @@ cps_status cps_run_initialise(cps_run *run) {
     if (status == CPS_OK) {
         status = cps_params_allocate(params, (uint64_t)run->job_options.seed);
     }
+    cps_params_drop_offers(params);
     CPS_TRY(cps_agree(run->comm, "first values of the parameters", status));
     if (weights != NULL) {
         cps_comm_broadcast(run->comm, "weights", cps_params_flat(params), (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
