@@ -198,6 +198,9 @@ static cps_status create(const cps_updater_options *options, cps_updater *update
     for (int32_t i = 0; i < updater->layout.param_count; i++) {
         cps_params_at(options->params, i)->tensor.grad = NULL;
     }
+    for (int32_t t = 0; t < updater->layout.tensor_count; t++) {
+        updater->layout.tensors[t].param->updates = 0; /* as old as the state beside it */
+    }
     return cps_update_regions(updater);
 }
 
@@ -209,7 +212,6 @@ static uint64_t digest_of(const cps_updater *updater) {
         const unsigned char decays = param->decays ? 1 : 0;
         cps_hash_add(hash, param->name, strlen(param->name) + 1);
         cps_hash_add(hash, &param->count, sizeof param->count);
-        cps_hash_add(hash, &param->updates, sizeof param->updates);
         cps_hash_add(hash, &param->lr_factor, sizeof param->lr_factor);
         cps_hash_add(hash, &decays, sizeof decays);
     }
@@ -410,6 +412,10 @@ int32_t cps_updater_state_count(const cps_updater *updater) {
 
 const char *cps_updater_state_name(const cps_updater *updater, int32_t state) {
     return cps_optimizer_state_name(&updater->optimizer, state);
+}
+
+bool cps_updater_updates(const cps_updater *updater, int32_t index) {
+    return updater->layout.tensor_of[index] >= 0;
 }
 
 void cps_updater_owned(const cps_updater *updater, int32_t index, int64_t *first_out,

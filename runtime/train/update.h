@@ -79,6 +79,7 @@ void cps_updater_wait_weights(cps_updater *updater);
  * the tensor; count 0: nothing here. */
 int32_t cps_updater_state_count(const cps_updater *updater);
 const char *cps_updater_state_name(const cps_updater *updater, int32_t state);
+bool cps_updater_updates(const cps_updater *updater, int32_t index); /* it has such state */
 void cps_updater_owned(const cps_updater *updater, int32_t index, int64_t *first_out,
                        int64_t *count_out);
 cps_real *cps_updater_state(cps_updater *updater, int32_t index,
