@@ -57,6 +57,10 @@ cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
         global_fail(global, "parameter '%s' has %lld elements; `loss` may use scalars only: larger ones belong to head or grain_loss", param->name, (long long)param->count);
         return NULL;
     }
+    if (global->param_count == CPS_INSTANCE_IDS) {
+        global_fail(global, "more than %d parameters in `loss`", CPS_INSTANCE_IDS);
+        return NULL;
+    }
     cps_real *grad = NULL;
     if (param->learns && cps_tape_get_mode(global->tape) == CPS_TAPE_RECORD) {
         grad = cps_tape_save(global->tape, sizeof(cps_real));
@@ -96,6 +100,10 @@ void cps_serve_global_term(cps_global *global, const char *name, cps_tensor *sca
         return;
     }
     const int32_t at = global->term_count++;
+    if (!cps_is_scalar(scalar)) {
+        global_fail(global, "term '%s' is no scalar: add it up with cps_batch_sum or cps_sum", name);
+        return;
+    }
     global->terms[at] = scalar;
     global->term_weights[at] = weight * owner_of(global)->weight;
     snprintf(global->term_names[at], sizeof global->term_names[at], "%s%s%s", global->plan->instance_count > 1 ? owner_of(global)->name : "",
@@ -109,7 +117,8 @@ void cps_serve_global_report(cps_global *global, const char *name, double value)
         return;
     }
     const int32_t at = global->report_count++;
-    snprintf(global->report_names[at], sizeof global->report_names[at], "%s", name);
+    snprintf(global->report_names[at], sizeof global->report_names[at], "%s%s%s", global->plan->instance_count > 1 ? owner_of(global)->name : "",
+             global->plan->instance_count > 1 ? "." : "", name);
     global->report_values[at] = value;
 }
 

@@ -350,8 +350,9 @@ static void begin(cps_grain_run *run, const cps_grain_input *input)
     grain->counts = input->counts;
     grain->sums = input->sums;
     const int64_t clock_rows = input->batch == NULL || plan->stream_count == 0 ? plan->options.grain : input->batch->streams[0].rows;
+    const bool planning = cps_tape_get_mode(input->tape) == CPS_TAPE_PLAN;
     for (int32_t v = 0; v < plan->view_count; v++) {
-        grain->views[v].rows = cps_view_rows_in(plan, v, input->info.grain, input->info.grains, clock_rows);
+        grain->views[v].rows = planning ? most_rows(plan, v) : cps_view_rows_in(plan, v, input->info.grain, input->info.grains, clock_rows);
         const int32_t stream = plan->views[v].stream;
         grain->views[v].first_row = stream < 0 ? input->info.grain * plan->views[v].view.fixed_text_count / input->info.grains
                                                : input->info.grain * plan->streams[stream].rows;

@@ -182,6 +182,10 @@ void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor
         grain_fail(grain, "slot '%s' was not emitted while the stage was planned", slot);
         return;
     }
+    if (grain->emitted[found] != NULL) {
+        grain_fail(grain, "slot '%s' is emitted twice in one grain: give each its own name", slot);
+        return;
+    }
     grain->emitted[found] = rows;
 }
 
@@ -198,6 +202,7 @@ static int32_t find_term(const cps_grain *grain, const char *name, bool is_repor
     return -1;
 }
 
+/* Term or report `name`, made while the stage is planned. */
 static int32_t term_of(cps_grain *grain, const char *name, double weight, bool is_report)
 {
     cps_stage_plan *plan = grain->plan;
@@ -223,6 +228,10 @@ void cps_serve_grain_term(cps_grain *grain, const char *name, cps_tensor *scalar
     }
     const int32_t term = term_of(grain, name, weight, false);
     if (term < 0) {
+        return;
+    }
+    if (grain->terms[term] != NULL || !cps_is_scalar(scalar)) {
+        grain_fail(grain, !cps_is_scalar(scalar) ? "term '%s' is no scalar: add it up with cps_sum" : "term '%s' is given twice in one grain: give each its own name", name);
         return;
     }
     grain->terms[term] = scalar;

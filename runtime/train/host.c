@@ -140,6 +140,15 @@ cps_status cps_service_status(cps_status status, const char *message)
     return status == CPS_OK ? CPS_OK : cps_fail(status, "%s", message);
 }
 
+bool cps_is_scalar(const cps_tensor *tensor)
+{
+    int64_t count = 1;
+    for (int32_t d = 0; d < tensor->rank; d++) {
+        count *= tensor->shape[d];
+    }
+    return count == 1;
+}
+
 int32_t cps_output_index(uint32_t output)
 {
     for (int32_t i = 0; i < CPS_OUTPUT_KINDS; i++) {

@@ -215,19 +215,19 @@ static cps_status run_steps(cps_loop *loop) {
 static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    bool fit_ends_stage = false;
     CPS_TRY(open_frozen(loop));
     if (plan->has_fit && !loop->state.fit_done) {
-        bool end_stage = false;
-        CPS_TRY(cps_loop_fit(loop, false, &end_stage));
+        CPS_TRY(cps_loop_fit(loop, false, &fit_ends_stage));
         loop->state.fit_done = true;
         loop->state.dirty = true;
-        if (end_stage) {
+        if (fit_ends_stage) {
             loop->state.steps_cut += plan->steps;
-            loop->state.data_step = plan->steps;
+        } else if (plan->steps > 0) {
+            CPS_TRY(checkpoint(loop));
         }
-        CPS_TRY(checkpoint(loop));
     }
-    if (plan->steps > 0) {
+    if (plan->steps > 0 && !fit_ends_stage) {
         CPS_TRY(open_stage(loop, resume_from));
         CPS_TRY(run_steps(loop));
     } else {

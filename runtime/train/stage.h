@@ -268,6 +268,8 @@ cps_status cps_service_fail(cps_status *status, char message[1024], cps_status c
 /* The kept failure, put on record again; CPS_OK if none. */
 cps_status cps_service_status(cps_status status, const char *message);
 
+/* Whether a tensor holds one number, whatever its rank. */
+bool cps_is_scalar(const cps_tensor *tensor);
 /* Index 0..4 of one output bit; -1 if `output` is not exactly one. */
 int32_t cps_output_index(uint32_t output);
 /* Widths of an output of a tower. */

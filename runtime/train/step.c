@@ -489,7 +489,7 @@ static void begin_step(cps_step *step, cps_loader *loader, int64_t data_step, in
     step->truncated = 0;
 }
 
-static cps_status commit(cps_step *step)
+static cps_status run_commits(cps_step *step)
 {
     cps_stage_plan *plan = step->plan;
     cps_global *global = &step->global;
@@ -498,11 +498,22 @@ static cps_status commit(cps_step *step)
         if (instance->objective->commit != NULL) {
             global->owner = i;
             global->sums = step->sums;
-            CPS_TRY(instance->objective->commit(instance->self, global));
-            CPS_TRY(cps_service_status(global->status, global->message));
+            cps_status status = instance->objective->commit(instance->self, global);
+            status = status != CPS_OK ? status : cps_service_status(global->status, global->message);
+            CPS_TRY(cps_fail_context(status, "objective '%s', commit", instance->name));
         }
     }
     return CPS_OK;
+}
+
+/* Collective, where an objective has something to commit. */
+static cps_status commit(cps_step *step)
+{
+    bool any = false;
+    for (int32_t i = 0; i < step->plan->instance_count; i++) {
+        any = any || step->plan->instances[i].objective->commit != NULL;
+    }
+    return any ? cps_agree(step->comm, "commit", run_commits(step)) : CPS_OK;
 }
 
 /* Sums over the batch that grains made, bad images among them. Collective. */
@@ -568,6 +579,9 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     }
     CPS_TRY(compute(step, &result));
     result.skipped = !result.norms.finite || !isfinite(result.loss);
+    if (result.norms.finite && result.skipped) {
+        snprintf(result.norms.bad_name, sizeof result.norms.bad_name, "loss"); /* of grains: the sum is known to all ranks alike */
+    }
     if (!result.skipped) {
         CPS_TRY(cps_updater_apply(step->updater, data_step));
         CPS_TRY(commit(step));

@@ -78,16 +78,26 @@ static cps_status plan_grain(planner *p)
     return CPS_OK;
 }
 
-/* own_grains: rows of this rank in the loss's leaves. */
-static cps_status plan_loss(planner *p, int64_t own_grains)
+/* Where rank `rank` of `ranks` stands in a full step. */
+static cps_step_place place_of(const cps_stage_plan *plan, int32_t ranks, int32_t rank)
+{
+    cps_step_place place = {.grains = plan->grains, .parts = cps_min_i64(plan->grains, plan->parts)};
+    place.first_part = cps_part_first(place.parts, ranks, rank);
+    place.last_part = cps_part_first(place.parts, ranks, rank + 1);
+    place.first_grain = cps_part_grain_first(place.grains, place.parts, place.first_part);
+    place.last_grain = cps_part_grain_first(place.grains, place.parts, place.last_part);
+    return place;
+}
+
+/* The loss as the rank at `place` sees it. */
+static cps_status plan_loss(planner *p, const cps_step_place *place)
 {
     cps_stage_plan *plan = p->plan;
+    const int64_t own_grains = place->last_grain - place->first_grain;
     cps_slot_memory slots = {.own_grains = own_grains};
-    cps_step_place place = {.grains = plan->grains, .parts = cps_min_i64(plan->grains, plan->parts)};
-    place.last_part = cps_min_i64(own_grains, place.parts);
-    place.last_grain = own_grains;
     CPS_TRY(cps_slot_memory_create(plan, own_grains, &slots));
-    cps_slot_begin(&slots, plan, &place);
+    cps_slot_begin(&slots, plan, place);
+    cps_tape_reset(p->loss); /* of another rank's place */
     const size_t before = cps_arena_used(p->arena);
     p->global = (cps_global){.host = plan->host, .plan = plan, .tape = p->loss, .info = {.steps = plan->steps, .grain = -1, .grains = plan->grains}};
     cps_status status = cps_slot_leaves(&slots, plan, p->loss, p->global.slots);
@@ -110,13 +120,14 @@ static cps_status plan_loss(planner *p, int64_t own_grains)
     if (status == CPS_OK && seeded) {
         status = cps_backward(p->loss, NULL, 0.0);
     }
-    p->loss_bytes = cps_arena_high_water(p->arena) - before;
+    const size_t bytes = cps_arena_high_water(p->arena) - before;
+    p->loss_bytes = p->loss_bytes > bytes ? p->loss_bytes : bytes;
     cps_slot_memory_free(&slots);
     return status;
 }
 
 /* First pass: everything may learn; a parameter is reached if its gradient would be. */
-static cps_status find_reached(cps_stage_plan *plan, int64_t own_grains, bool *reached)
+static cps_status find_reached(cps_stage_plan *plan, int32_t ranks, bool *reached)
 {
     cps_params *params = cps_model_params(plan->model);
     CPS_TRY(cps_params_set_train(params, NULL, 0));
@@ -124,7 +135,8 @@ static cps_status find_reached(cps_stage_plan *plan, int64_t own_grains, bool *r
     cps_status status = open_planner(plan, &p);
     status = status != CPS_OK ? status : plan_grain(&p);
     if (status == CPS_OK && plan->has_loss) {
-        status = plan_loss(&p, own_grains);
+        const cps_step_place place = place_of(plan, ranks, 0);
+        status = plan_loss(&p, &place);
     }
     for (int32_t i = 0; i < cps_params_count(params) && status == CPS_OK; i++) {
         reached[i] = cps_tape_reaches_leaf(p.tape, i) || cps_tape_reaches_leaf(p.loss, i);
@@ -188,14 +200,14 @@ static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step
 
 cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_step_memory *memory_out)
 {
-    (void)rank;
+    (void)rank; /* every rank plans for the one with the most */
     const int32_t count = cps_params_count(cps_model_params(plan->model));
     cps_step_memory memory = {.own_grains = most_own_grains(plan, ranks)};
     bool *reached = calloc((size_t)count + 1, sizeof *reached);
     if (reached == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory while planning a stage");
     }
-    cps_status status = find_reached(plan, memory.own_grains, reached);
+    cps_status status = find_reached(plan, ranks, reached);
     status = status != CPS_OK ? status : settle_learning(plan, reached);
     status = status != CPS_OK ? status : cps_frozen_check_learning(plan);
     free(reached);
@@ -215,7 +227,11 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_
         p.grain_bytes = first.grain_bytes;
         p.backward_bytes = first.backward_bytes;
         p.plain_bytes = first.plain_bytes;
-        status = status != CPS_OK ? status : plan_loss(&p, memory.own_grains);
+        /* The rank with the most rows: fixed texts and parts do not divide evenly. */
+        for (int32_t r = 0; r < ranks && status == CPS_OK; r++) {
+            const cps_step_place place = place_of(plan, ranks, r);
+            status = plan_loss(&p, &place);
+        }
     }
     if (status == CPS_OK) {
         settle_memory(plan, &p, &memory);
