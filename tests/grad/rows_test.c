@@ -283,6 +283,22 @@ static cps_tensor *build_residual(cps_tape *tape, cps_tensor **in, const void *c
                    cps_mul(tape, other, x));
 }
 
+/* A gradient shared by three, one of which gets more while the others still wait for theirs. */
+static cps_tensor *build_shared(cps_tape *tape, cps_tensor **in, const void *context) {
+    (void)context;
+    cps_tensor *a = cps_affine(tape, in[0], 2.0, 0.0), *b = cps_affine(tape, in[1], 3.0, 0.0);
+    cps_tensor *c = cps_unary(tape, a, CPS_GELU);
+    return cps_add(tape, cps_add(tape, a, b), c);
+}
+
+static void test_shared(void **state) {
+    (void)state;
+    const gc_case test = {.build = build_shared,
+                          .count = 2,
+                          .inputs = {{.rank = 2, .shape = {5, 7}}, {.rank = 2, .shape = {5, 7}}}};
+    gc_check(&test);
+}
+
 static void test_residual(void **state) {
     (void)state;
     const gc_case test = {.build = build_residual,
@@ -306,6 +322,7 @@ int main(void) {
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_residual),
+        cmocka_unit_test(test_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
