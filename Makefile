@@ -73,6 +73,7 @@ endef
 define flavour_rules
 $(1)_root := $(BUILD)/$(1)$(flavour_suffix)
 $(1)_objects := $$(patsubst %.c,$$($(1)_root)/obj/%.o,$(engine_sources))
+$(1)_extra := $(if $(SAN),$$($(1)_root)/obj/tests/keep_loaded.o)
 $(1)_main := $$(patsubst %.c,$$($(1)_root)/obj/%.o,$(main_sources))
 # A change of compiler or flags rebuilds everything.
 $$($(1)_root)/flags: force
@@ -88,7 +89,7 @@ $$($(1)_root)/plugin-obj/%.o: %.c $$($(1)_root)/flags
 $$($(1)_root)/libcopse.a: $$($(1)_objects)
 	@rm -f $$@
 	$$(call quiet,AR)ar rcs $$@ $$^
-$$($(1)_root)/copse: $$($(1)_main) $$($(1)_root)/libcopse.a
+$$($(1)_root)/copse: $$($(1)_main) $$($(1)_extra) $$($(1)_root)/libcopse.a
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) $$(LDFLAGS)
 $(foreach p,$(plugin_names),$(call plugin_rules,$(BUILD)/$(1)$(flavour_suffix),$(p),$(filter-out %_test.c,$(wildcard plugins/$(p)/*.c)),$(BUILD)/$(1)$(flavour_suffix)/plugins/$(p).so)
 )
@@ -97,14 +98,14 @@ $(foreach p,$(test_plugin_names),$(call plugin_rules,$(BUILD)/$(1)$(flavour_suff
 $(1)_plugins := $(patsubst %,$(BUILD)/$(1)$(flavour_suffix)/plugins/%.so,$(plugin_names))
 $(1)_test_plugins := $(patsubst %,$(BUILD)/$(1)$(flavour_suffix)/tests/plugins/%.so,$(test_plugin_names))
 # A test is one object, the library and cmocka.
-$$($(1)_root)/tests/%: $$($(1)_root)/obj/tests/%.o $$($(1)_root)/libcopse.a
+$$($(1)_root)/tests/%: $$($(1)_root)/obj/tests/%.o $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) -lcmocka $$(LDFLAGS)
-$$($(1)_root)/tests/plugins/%_test: $$($(1)_root)/obj/plugins/%_test.o $$($(1)_root)/libcopse.a
+$$($(1)_root)/tests/plugins/%_test: $$($(1)_root)/obj/plugins/%_test.o $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) -lcmocka $$(LDFLAGS)
 $$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$($(1)_root)/obj/tests/vectors/vectors.o \
-                                $$($(1)_root)/libcopse.a
+                                $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) $$(LDFLAGS)
 -include $$(shell find $(BUILD)/$(1)$(flavour_suffix) -name '*.d' 2>/dev/null)

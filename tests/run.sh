@@ -15,7 +15,8 @@ trap 'exit 130' INT TERM
 output=$scratch/output
 here=$(dirname "$0")
 LSAN_OPTIONS=suppressions=$here/leaks.supp:print_suppressions=0
-export LSAN_OPTIONS
+ASAN_OPTIONS=fast_unwind_on_malloc=0 # frames of libraries without frame pointers
+export LSAN_OPTIONS ASAN_OPTIONS
 
 limit_of() { # the script may be the first word of the command, or the second ("lua5.4 tests/x.lua")
     for word in $1; do

@@ -45,6 +45,8 @@ cps_status cps_checkpoint_prune(cps_comm *comm, const char *folder, int64_t keep
                                 int64_t best) CPS_MUST_CHECK;
 /* Local: prints what is inside to `file` (a FILE *): for copse inspect. */
 cps_status cps_checkpoint_inspect(const char *path, void *file) CPS_MUST_CHECK;
+/* Local. The model's description as stored (cps_model_create takes it); the caller destroys it. */
+cps_status cps_checkpoint_describe(const char *path, cps_json **model_out) CPS_MUST_CHECK;
 bool cps_is_checkpoint(const char *path);
 
 #endif

@@ -333,6 +333,15 @@ static void print_tensors(FILE *file, const cps_checkpoint_table *table) {
             (long long)(state * table->element_bytes));
 }
 
+cps_status cps_checkpoint_describe(const char *path, cps_json **model_out) {
+    cps_checkpoint_table table;
+    CPS_TRY(cps_checkpoint_open(path, &table));
+    const char *text = table.texts[CPS_TEXT_MODEL];
+    const cps_status status = cps_json_parse(text, strlen(text), path, model_out);
+    cps_checkpoint_table_destroy(&table);
+    return status;
+}
+
 cps_status cps_checkpoint_inspect(const char *path, void *file) {
     FILE *stream = file;
     cps_checkpoint_table table;
