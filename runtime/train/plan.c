@@ -107,6 +107,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
         return CPS_ERR_UNAVAILABLE;
     }
     plan->host = cps_host_table();
+    plan->comm = context->comm;
     plan->index = context->index;
     plan->options = *options;
     plan->arena = arena;

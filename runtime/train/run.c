@@ -164,6 +164,7 @@ static cps_status create_plan(cps_run *run, int64_t index, int64_t steps) {
     CPS_TRY(cps_stage_options_parse(stage->json, where, stage->arena, &options));
     const cps_tower *text = cps_model_tower(run->model, "text");
     const cps_stage_context context = {
+        .comm = run->comm,
         .model = run->model,
         .tokenizer = run->tokenizer,
         .plugins = run->plugins,

@@ -129,6 +129,7 @@ typedef struct cps_instance {
 
 typedef struct cps_stage_plan {
     const cps_host *host;
+    struct cps_comm *comm; /* the loss's plan sizes some arrays by it */
     int32_t index;
     cps_stage_options options;
     cps_arena *arena;
@@ -175,6 +176,7 @@ typedef struct cps_stage_plan {
 
 /* What the planner is given; pointers are borrowed for the plan's life. */
 typedef struct cps_stage_context {
+    struct cps_comm *comm;
     cps_model *model;
     const cps_tokenizer *tokenizer; /* may be NULL without text views */
     const cps_plugins *plugins;

@@ -39,6 +39,7 @@ static cps_status open_planner(cps_stage_plan *plan, planner *p)
     CPS_TRY(cps_tape_create(p->arena, CPS_TAPE_PLAN, plan->host, &p->tape));
     CPS_TRY(cps_tape_create(p->arena, CPS_TAPE_PLAN, plan->host, &p->plain));
     CPS_TRY(cps_tape_create(p->arena, CPS_TAPE_PLAN, plan->host, &p->loss));
+    cps_tape_set_comm(p->loss, plan->comm);
     return cps_grain_run_create(plan, &p->run);
 }
 

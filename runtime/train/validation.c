@@ -95,6 +95,7 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
     CPS_TRY(name_streams(validation));
     CPS_TRY(options_of(validation, of, wanted, &options));
     const cps_stage_context context = {
+        .comm = run->comm,
         .model = run->model,
         .tokenizer = run->tokenizer,
         .plugins = run->plugins,
