@@ -13,7 +13,7 @@ enum { MAX_COLUMNS = 1024 };
 
 struct cps_table {
     char *path;
-    char *text;     /* the file; cells are ended by NUL in place */
+    char *text; /* the file; cells are ended by NUL in place */
     int64_t columns, rows;
     char **cells;   /* [1 + rows, columns], the header first */
     int64_t *lines; /* [1 + rows] */
@@ -30,14 +30,13 @@ typedef struct cursor {
 
 typedef enum cell_end { AFTER_FIELD, AFTER_ROW, AFTER_TEXT } cell_end;
 
-static cps_status fail_at(const cursor *from, int64_t line, const char *what)
-{
+static cps_status fail_at(const cursor *from, int64_t line, const char *what) {
     return cps_fail(CPS_ERR_USAGE, "%s:%lld: %s", from->table->path, (long long)line, what);
 }
 
-/* What follows a field: a separator, a line end or the end of the text; moves behind it and writes the NUL at `stop`. */
-static cps_status close_field(cursor *from, char *stop, cell_end *end_out)
-{
+/* What follows a field: a separator, a line end or the end of the text; moves behind it and writes
+ * the NUL at `stop`. */
+static cps_status close_field(cursor *from, char *stop, cell_end *end_out) {
     if (from->at == from->end) {
         *end_out = AFTER_TEXT;
     } else if (*from->at == from->separator) {
@@ -57,21 +56,20 @@ static cps_status close_field(cursor *from, char *stop, cell_end *end_out)
     return CPS_OK;
 }
 
-static bool is_field_end(const cursor *from)
-{
+static bool is_field_end(const cursor *from) {
     return from->at == from->end || *from->at == from->separator || *from->at == '\n' ||
            *from->at == '\r';
 }
 
 /* Quoted: unescapes in place. */
-static cps_status read_quoted(cursor *from, char **cell_out, cell_end *end_out)
-{
+static cps_status read_quoted(cursor *from, char **cell_out, cell_end *end_out) {
     const int64_t line = from->line;
     char *to = ++from->at;
     *cell_out = to;
     for (;; ++from->at) {
         if (from->at == from->end) {
-            return fail_at(from, line, "a quoted field begins here and never ends: close it with '\"'");
+            return fail_at(from, line,
+                           "a quoted field begins here and never ends: close it with '\"'");
         }
         if (*from->at == '"') {
             from->at += 1;
@@ -90,8 +88,7 @@ static cps_status read_quoted(cursor *from, char **cell_out, cell_end *end_out)
     return close_field(from, to, end_out);
 }
 
-static cps_status read_cell(cursor *from, char **cell_out, cell_end *end_out)
-{
+static cps_status read_cell(cursor *from, char **cell_out, cell_end *end_out) {
     if (from->at < from->end && *from->at == '"') {
         return read_quoted(from, cell_out, end_out);
     }
@@ -102,8 +99,7 @@ static cps_status read_cell(cursor *from, char **cell_out, cell_end *end_out)
     return close_field(from, from->at, end_out);
 }
 
-static cps_status make_room(cps_table *table, int64_t columns)
-{
+static cps_status make_room(cps_table *table, int64_t columns) {
     if (table->rows + 1 < table->room) {
         return CPS_OK;
     }
@@ -124,8 +120,7 @@ static cps_status make_room(cps_table *table, int64_t columns)
     return CPS_OK;
 }
 
-static bool skip_blank_line(cursor *from)
-{
+static bool skip_blank_line(cursor *from) {
     if (from->at < from->end && (*from->at == '\n' || *from->at == '\r')) {
         from->at += *from->at == '\r' && from->at + 1 < from->end && from->at[1] == '\n' ? 2 : 1;
         from->line += 1;
@@ -134,8 +129,7 @@ static bool skip_blank_line(cursor *from)
     return false;
 }
 
-static cps_status check_header(const cursor *from)
-{
+static cps_status check_header(const cursor *from) {
     const cps_table *table = from->table;
     for (int64_t i = 0; i < table->columns; ++i) {
         if (table->cells[i][0] == '\0') {
@@ -155,8 +149,7 @@ static cps_status check_header(const cursor *from)
     return CPS_OK;
 }
 
-static cps_status read_header(cursor *from)
-{
+static cps_status read_header(cursor *from) {
     cps_table *table = from->table;
     char *names[MAX_COLUMNS];
     cell_end end = AFTER_FIELD;
@@ -181,8 +174,7 @@ static cps_status read_header(cursor *from)
     return check_header(from);
 }
 
-static cps_status fail_fields(const cursor *from, int64_t line, int64_t seen)
-{
+static cps_status fail_fields(const cursor *from, int64_t line, int64_t seen) {
     return cps_fail(CPS_ERR_USAGE,
                     "%s:%lld: this row has %s%lld fields, the header has %lld: put fields that "
                     "contain '%s' in quotes",
@@ -193,8 +185,7 @@ static cps_status fail_fields(const cursor *from, int64_t line, int64_t seen)
                     from->separator == '\t' ? "a tab" : (char[]){from->separator, '\0'});
 }
 
-static cps_status read_row(cursor *from)
-{
+static cps_status read_row(cursor *from) {
     cps_table *table = from->table;
     const int64_t line = from->line;
     cell_end end = AFTER_FIELD;
@@ -216,8 +207,7 @@ static cps_status read_row(cursor *from)
 }
 
 /* The line of the first byte that is no UTF-8 or a zero byte; 0 if all is well. */
-static int64_t first_bad_line(const char *text, size_t length)
-{
+static int64_t first_bad_line(const char *text, size_t length) {
     int64_t line = 1;
     const char *start = text;
     const char *end = text + length;
@@ -233,8 +223,7 @@ static int64_t first_bad_line(const char *text, size_t length)
     return 0;
 }
 
-static char choose_separator(const char *path, const char *text, const char *end)
-{
+static char choose_separator(const char *path, const char *text, const char *end) {
     const size_t length = strlen(path);
     if (length > 4 && strcmp(path + length - 4, ".tsv") == 0) {
         return '\t';
@@ -254,8 +243,7 @@ static char choose_separator(const char *path, const char *text, const char *end
     return semicolons > commas ? ';' : ',';
 }
 
-static cps_status read_all(cps_table *table, size_t length)
-{
+static cps_status read_all(cps_table *table, size_t length) {
     cursor from = {.table = table, .at = table->text, .end = table->text + length, .line = 1};
     if (length >= 3 && memcmp(from.at, "\xef\xbb\xbf", 3) == 0) {
         from.at += 3;
@@ -277,8 +265,7 @@ static cps_status read_all(cps_table *table, size_t length)
     return CPS_OK;
 }
 
-cps_status cps_table_read(const char *path, cps_table **table_out)
-{
+cps_status cps_table_read(const char *path, cps_table **table_out) {
     cps_table *table = calloc(1, sizeof *table);
     if (table == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "%s: no memory", path);
@@ -297,8 +284,7 @@ cps_status cps_table_read(const char *path, cps_table **table_out)
     return CPS_OK;
 }
 
-void cps_table_destroy(cps_table *table)
-{
+void cps_table_destroy(cps_table *table) {
     if (table != NULL) {
         free(table->path);
         free(table->text);
@@ -308,23 +294,19 @@ void cps_table_destroy(cps_table *table)
     }
 }
 
-int64_t cps_table_columns(const cps_table *table)
-{
+int64_t cps_table_columns(const cps_table *table) {
     return table->columns;
 }
 
-int64_t cps_table_rows(const cps_table *table)
-{
+int64_t cps_table_rows(const cps_table *table) {
     return table->rows;
 }
 
-const char *cps_table_name(const cps_table *table, int64_t column)
-{
+const char *cps_table_name(const cps_table *table, int64_t column) {
     return table->cells[column];
 }
 
-int64_t cps_table_column(const cps_table *table, const char *name)
-{
+int64_t cps_table_column(const cps_table *table, const char *name) {
     for (int64_t i = 0; i < table->columns; ++i) {
         if (strcmp(table->cells[i], name) == 0) {
             return i;
@@ -333,18 +315,15 @@ int64_t cps_table_column(const cps_table *table, const char *name)
     return -1;
 }
 
-const char *cps_table_cell(const cps_table *table, int64_t row, int64_t column)
-{
+const char *cps_table_cell(const cps_table *table, int64_t row, int64_t column) {
     return table->cells[(row + 1) * table->columns + column];
 }
 
-int64_t cps_table_line(const cps_table *table, int64_t row)
-{
+int64_t cps_table_line(const cps_table *table, int64_t row) {
     return table->lines[row + 1];
 }
 
-char *cps_table_list_columns(const cps_table *table)
-{
+char *cps_table_list_columns(const cps_table *table) {
     char *list = cps_format("%s", "");
     for (int64_t i = 0; i < table->columns; ++i) {
         char *longer = cps_format("%s%s%s", list, i > 0 ? ", " : "", table->cells[i]);
@@ -354,8 +333,7 @@ char *cps_table_list_columns(const cps_table *table)
     return list;
 }
 
-const char *cps_table_nearest(const cps_table *table, const char *name)
-{
+const char *cps_table_nearest(const cps_table *table, const char *name) {
     const char *names[MAX_COLUMNS + 1] = {NULL};
     for (int64_t i = 0; i < table->columns; ++i) {
         names[i] = table->cells[i];

@@ -1,0 +1,69 @@
+/* What is to be packed: records with their files, texts and labels, read from tables and folders on
+ * rank 0 and then known to all ranks. Flat arrays, so that sharing is sending bytes. Strings are
+ * offsets into one pool. */
+#ifndef CPS_SHARDS_PLAN_H
+#define CPS_SHARDS_PLAN_H
+
+#include "comm/comm.h"
+
+typedef struct cps_plan_text {
+    int64_t text; /* pool */
+    int64_t next; /* while the plan is made: the record's next text, -1: none */
+    int32_t field, unused;
+} cps_plan_text;
+
+typedef struct cps_plan_record {
+    int64_t folder,
+        file;      /* pool: the file is <folder>/<file>; `file` alone names it in the shard */
+    int64_t bytes; /* of the file; -1: missing */
+    int64_t first_text, text_count;
+    int64_t last_text, label_name; /* while the plan is made */
+    int32_t label;                 /* -1: none */
+    int32_t caption_count;
+} cps_plan_record;
+
+/* A growing array of plain elements. */
+typedef struct cps_plan_array {
+    void *data;
+    int64_t count, room;
+} cps_plan_array;
+
+typedef struct cps_plan {
+    cps_plan_array pool;    /* char */
+    cps_plan_array records; /* cps_plan_record */
+    cps_plan_array texts;   /* cps_plan_text, those of a record in a run once finished */
+    cps_plan_array fields;  /* int64_t: names; 0 is "file", 1 is "caption" */
+    cps_plan_array classes; /* int64_t: names, by label */
+} cps_plan;
+
+typedef struct cps_plan_columns {
+    const char *file, *caption, *label; /* as in cps_pack_options */
+} cps_plan_columns;
+
+cps_status cps_plan_create(cps_plan *plan_out) CPS_MUST_CHECK;
+void cps_plan_free(cps_plan *plan);
+cps_status cps_plan_add_table(cps_plan *plan, const char *path,
+                              const cps_plan_columns *columns) CPS_MUST_CHECK;
+cps_status cps_plan_add_folder(cps_plan *plan, const char *path) CPS_MUST_CHECK;
+/* Puts the texts of each record into a run and numbers the labels: by the lines of `classes_file`,
+ * else sorted. USAGE when there are no records. */
+cps_status cps_plan_finish(cps_plan *plan, const char *classes_file) CPS_MUST_CHECK;
+/* Collective. Rank 0's plan reaches all. */
+void cps_plan_share(cps_comm *comm, cps_plan *plan);
+
+const char *cps_plan_string(const cps_plan *plan, int64_t at);
+cps_plan_record *cps_plan_record_at(const cps_plan *plan, int64_t record);
+const cps_plan_text *cps_plan_text_at(const cps_plan *plan, int64_t text);
+const char *cps_plan_field_name(const cps_plan *plan, int64_t field);
+const char *cps_plan_class_name(const cps_plan *plan, int64_t label);
+
+/* For plan_folder.c. add_record: *record_out is its number. */
+cps_status cps_plan_intern(cps_plan *plan, const char *text, int64_t *at_out) CPS_MUST_CHECK;
+cps_status cps_plan_add_record(cps_plan *plan, int64_t folder, const char *file,
+                               int64_t *record_out) CPS_MUST_CHECK;
+/* Blank text is none. In fields other than the caption an equal text is added once. */
+cps_status cps_plan_add_text(cps_plan *plan, int64_t record, int32_t field,
+                             const char *text) CPS_MUST_CHECK;
+enum { CPS_PLAN_FILE = 0, CPS_PLAN_CAPTION = 1 };
+
+#endif
