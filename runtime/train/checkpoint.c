@@ -310,10 +310,10 @@ static cps_status write_all(cps_comm *comm, const char *path, char **temporary,
         status = cps_fail(CPS_ERR_IO, "a fault was asked for at 'checkpoint', step %lld",
                           (long long)table->step);
     }
-    CPS_TRY(cps_agree(comm, "checkpoint", status));
     if (cps_fault_here(comm, "kill_checkpoint", table->step)) {
         raise(SIGKILL);
     }
+    CPS_TRY(cps_agree(comm, "checkpoint", status));
     if (root) {
         status = cps_file_publish(*temporary, path);
     }
