@@ -133,6 +133,7 @@ cps_status cps_loop_checkpoint(cps_loop *loop) {
     if (loop->updater != NULL) {
         cps_updater_wait_weights(loop->updater);
     }
+    CPS_TRY(cps_quarantine_flush(loop->quarantine, run->comm));
     cps_json *state = state_json(loop);
     cps_json *identity = cps_run_identity(run);
     const cps_checkpoint_content content = {.model = run->model, .updater = loop->updater, .state = state, .identity = identity};

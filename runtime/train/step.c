@@ -372,7 +372,7 @@ static cps_status whole_loss(cps_step *step)
         status = run_losses(step, tape);
     }
     /* A failure that was agreed inside an operation is known to all ranks: agreeing again would meet nobody. */
-    if (cps_agreed_code(step->comm) == CPS_OK) {
+    if (!cps_tape_failure_agreed(tape)) {
         status = cps_agree(step->comm, "loss", status);
     }
     return status;
@@ -390,7 +390,7 @@ static cps_status loss_backward(cps_step *step)
         }
     }
     cps_status status = cps_backward(tape, NULL, 0.0);
-    if (cps_agreed_code(step->comm) == CPS_OK) {
+    if (!cps_tape_failure_agreed(tape)) {
         status = cps_agree(step->comm, "backward of the loss", status);
     }
     CPS_TRY(status);
