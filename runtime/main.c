@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "comm/agree.h"
+#include "shards/pack.h"
 #include "shards/synth.h"
 #include "train/loop.h"
 
@@ -36,11 +37,11 @@ static const cps_command commands[] = {
      "a folder, 'data/', gives data/train-00000.h5 and data/val-00000.h5. Bytes do not depend on "
      "the\n"
      "number of ranks.",
-     NULL, NULL, 2, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH, NULL},
+     NULL, cps_pack_option_rows, 2, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH, cps_command_pack},
     {"verify", "SHARD...", "reads every byte of shards and checks it", NULL, NULL, NULL, 1, -1, 0,
      cps_command_verify},
     {"inspect", "FILE...", "shows what is in a shard, a checkpoint or a safetensors file", NULL,
-     NULL, NULL, 1, -1, 0, NULL},
+     cps_inspect_flags, NULL, 1, -1, 0, cps_command_inspect},
     {"synth", "OUT", "draws a data set of made-up plants as shards, for trials without downloads",
      NULL, cps_synth_flags, cps_synth_option_rows, 1, 1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH,
      cps_command_synth},

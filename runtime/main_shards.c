@@ -1,0 +1,188 @@
+/* pack and inspect. */
+#include "main.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/safetensors.h"
+#include "base/log.h"
+#include "shards/inspect.h"
+#include "shards/pack.h"
+#include "train/checkpoint.h"
+
+/* ---- inspect ---- */
+
+static cps_status inspect_safetensors(const char *path) {
+    cps_safetensors *file = NULL;
+    CPS_TRY(cps_safetensors_open(path, &file));
+    int64_t elements = 0;
+    printf("%s: safetensors, %lld tensors\n", path, (long long)cps_safetensors_count(file));
+    for (int64_t i = 0; i < cps_safetensors_count(file); i++) {
+        const cps_safetensor *tensor = cps_safetensors_at(file, i);
+        printf("  %-64s %-5s [", tensor->name, tensor->dtype);
+        for (int32_t d = 0; d < tensor->rank; d++) {
+            printf("%s%lld", d > 0 ? ", " : "", (long long)tensor->shape[d]);
+        }
+        puts("]");
+        elements += tensor->count;
+    }
+    printf("  %lld elements in all\n", (long long)elements);
+    cps_safetensors_close(file);
+    return CPS_OK;
+}
+
+const cps_flag cps_inspect_flags[] = {
+    {"sample", 0, "RECORD", "writes this record of a shard (picture and record.json) into --out"},
+    {"table", 0, "FOLDER",
+     "writes pictures of a shard and captions.csv into FOLDER, as 'pack' reads them"},
+    {"records", 0, "N", "how many for --table (default: all)"},
+    {"out", 'o', "FOLDER", "for --sample (default: .)"},
+    {"json", 0, NULL, "facts of shards as JSON"},
+    {NULL, 0, NULL, NULL},
+};
+
+static cps_status inspect_shards(const char *const *paths, int64_t count, bool as_json) {
+    cps_json *facts = NULL;
+    CPS_TRY(cps_inspect(paths, count, &facts));
+    char *text = as_json ? cps_json_print(facts, true, false) : cps_inspect_text(facts);
+    fputs(text, stdout);
+    if (text[0] != '\0' && text[strlen(text) - 1] != '\n') {
+        putchar('\n');
+    }
+    free(text);
+    cps_json_destroy(facts);
+    return CPS_OK;
+}
+
+static cps_status write_sample(const cps_args *args, const char *path) {
+    const char *folder = cps_args_has(args, "out") ? cps_args_get(args, "out") : ".";
+    int64_t record = 0;
+    char *image = NULL;
+    CPS_TRY(cps_args_integer(args, "sample", 0, INT64_MAX, &record));
+    CPS_TRY(cps_inspect_sample(path, record, folder, &image));
+    printf("%s\n%s/record.json\n", image != NULL ? image : "(no picture)", folder);
+    free(image);
+    return CPS_OK;
+}
+
+static cps_status write_table(const cps_args *args, const char *path) {
+    const char *folder = cps_args_get(args, "table");
+    int64_t records = -1, written = 0;
+    CPS_TRY(cps_args_integer(args, "records", 1, INT64_MAX, &records));
+    CPS_TRY(cps_inspect_table(path, records, folder, &written));
+    printf("%s/captions.csv: %lld pictures\n", folder, (long long)written);
+    return CPS_OK;
+}
+
+/* Checkpoints and safetensors files one by one, all shards together at the end. */
+static cps_status inspect_all(const cps_args *args, const char **shards) {
+    int64_t shard_count = 0;
+    for (int32_t i = 0; i < cps_args_count(args); i++) {
+        const char *path = cps_args_at(args, i);
+        cps_main_file kind = CPS_FILE_OTHER;
+        CPS_TRY(cps_main_sniff(path, &kind));
+        if (kind == CPS_FILE_SAFETENSORS) {
+            CPS_TRY(inspect_safetensors(path));
+        } else if (kind == CPS_FILE_HDF5 && cps_is_checkpoint(path)) {
+            CPS_TRY(cps_checkpoint_inspect(path, stdout));
+        } else if (kind == CPS_FILE_HDF5) {
+            shards[shard_count++] = path;
+        } else {
+            return cps_fail(CPS_ERR_DATA,
+                            "'%s' is neither a shard nor a checkpoint nor a safetensors file",
+                            path);
+        }
+    }
+    return shard_count > 0 ? inspect_shards(shards, shard_count, cps_args_has(args, "json"))
+                           : CPS_OK;
+}
+
+cps_status cps_command_inspect(const cps_app *app) {
+    const cps_args *args = app->args;
+    const bool sample = cps_args_has(args, "sample"), table = cps_args_has(args, "table");
+    if ((sample || table) && cps_args_count(args) != 1) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "copse inspect: --sample and --table want one shard, %d files are given",
+                        cps_args_count(args));
+    }
+    if (sample || table) {
+        return sample ? write_sample(args, cps_args_at(args, 0))
+                      : write_table(args, cps_args_at(args, 0));
+    }
+    const char **shards = calloc((size_t)cps_args_count(args) + 1, sizeof *shards);
+    if (shards == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory");
+    }
+    const cps_status status = inspect_all(args, shards);
+    free(shards);
+    return status;
+}
+
+/* ---- pack ---- */
+
+static void show_packed(void *context, int64_t done, int64_t total) {
+    (void)context;
+    char line[80];
+    snprintf(line, sizeof line, "packing %lld/%lld records", (long long)done, (long long)total);
+    cps_log_live(line);
+}
+
+static void print_pack_report(const char *out, const cps_pack_report *report) {
+    printf("%s: %lld records in %lld shards (%lld of them there already), %.1f MB of pictures\n",
+           out, (long long)report->records,
+           (long long)(report->shards_written + report->shards_kept),
+           (long long)report->shards_kept, (double)report->image_bytes / 1e6);
+    printf("  %lld captions, %lld records without one; %lld classes; %lld text fields\n",
+           (long long)report->captions, (long long)report->without_caption,
+           (long long)report->classes, (long long)report->fields);
+    if (report->val_records > 0) {
+        printf("  %lld records to train on, %lld to validate\n", (long long)report->train_records,
+               (long long)report->val_records);
+    }
+    if (report->missing > 0) {
+        printf("  %lld files are missing: their records are left out\n",
+               (long long)report->missing);
+    }
+    if (report->bad > 0) {
+        printf("  %lld pictures cannot be read; they are kept with the reason, and replaced in "
+               "training:\n",
+               (long long)report->bad);
+    }
+    for (int64_t i = 0; i < report->example_count; i++) {
+        printf("    %s\n", report->examples[i]);
+    }
+}
+
+cps_status cps_command_pack(const cps_app *app) {
+    const int32_t count = cps_args_count(app->args) - 1;
+    cps_pack_options options = {.out = NULL};
+    cps_pack_report report = {.records = 0};
+    cps_arena *arena = NULL;
+    const char **sources = calloc((size_t)count, sizeof *sources);
+    if (sources == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory");
+    }
+    for (int32_t i = 0; i < count; i++) {
+        sources[i] = cps_args_at(app->args, i + 1);
+    }
+    cps_status status = cps_arena_create("command line", 65536, true, &arena);
+    if (status == CPS_OK) {
+        status = cps_args_fill(app->args, arena, &options);
+    }
+    if (status == CPS_OK) {
+        options.out = cps_args_at(app->args, 0);
+        options.sources = sources;
+        options.source_count = count;
+        options.progress = show_packed;
+        status = cps_pack(app->comm, &options, &report);
+        cps_log_live("");
+    }
+    if (status == CPS_OK && cps_comm_rank(app->comm) == 0) {
+        print_pack_report(options.out, &report);
+    }
+    cps_pack_report_free(&report);
+    cps_arena_destroy(arena);
+    free(sources);
+    return status;
+}
