@@ -16,6 +16,7 @@ static struct {
     bool muted;
 } tally;
 
+CPS_PRINTF(1, 0)
 static void sentence(const char *format, va_list args) {
     fputs("vectors: ", stderr);
     vfprintf(stderr, format, args);
