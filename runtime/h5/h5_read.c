@@ -139,9 +139,9 @@ static cps_status read_rows_locked(cps_h5 *file, const char *name, cps_h5_type t
     cps_status status = check_type(file, name, info.type, type);
     const int64_t there = info.rank > 0 ? info.shape[0] : 0;
     if (status == CPS_OK && (first < 0 || rows < 0 || first > there || rows > there - first)) {
-        status = cps_fail(CPS_ERR_DATA, "'%s': '%s' has %lld rows, rows %lld to %lld are wanted",
-                          file->path, name, (long long)there, (long long)first,
-                          (long long)(first + rows - 1));
+        status =
+            cps_fail(CPS_ERR_DATA, "'%s': '%s' has %lld rows; %lld from row %lld on are wanted",
+                     file->path, name, (long long)there, (long long)rows, (long long)first);
     }
     if (status == CPS_OK && rows > 0 && info.count > 0) {
         status = read_selected(file, name, dataset, type, &info, first, rows, values);
