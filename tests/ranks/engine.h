@@ -1,0 +1,373 @@
+/* A training engine for tests of objectives: tiny shards and a tokenizer in a folder of its own, jobs as JSON text, and a step at a
+ * time instead of the whole loop, so that parameters can be looked at in between. A test is one object, so this is a header.
+ * All of it is collective: every rank calls alike. What goes wrong here ends the process. */
+#ifndef CPS_TESTS_ENGINE_H
+#define CPS_TESTS_ENGINE_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/numeric.h"
+#include "base/pool.h"
+#include "comm/agree.h"
+#include "data/tokenize.h"
+#include "image/image.h"
+#include "shards/shard.h"
+#include "tensor/gemm.h"
+#include "train/frozen.h"
+#include "train/loop_private.h"
+#include "train/step.h"
+
+#define ENGINE_UNUSED __attribute__((unused))
+
+typedef struct engine {
+    cps_comm *comm;
+    cps_plugins *plugins;
+    char folder[256]; /* of the data */
+    char build[1024]; /* of this flavour: plugins/, tests/plugins/ */
+    int failures;
+} engine;
+
+static engine the_engine;
+
+#define ENGINE_MUST(call)                                                                                        \
+    do {                                                                                                         \
+        if ((call) != CPS_OK) {                                                                                  \
+            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__, __LINE__, cps_fail_message()); \
+            exit(70);                                                                                            \
+        }                                                                                                        \
+    } while (0)
+#define ENGINE_CHECK(condition)                                                                                  \
+    do {                                                                                                         \
+        if (!(condition)) {                                                                                      \
+            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__, __LINE__, #condition); \
+            the_engine.failures++;                                                                               \
+        }                                                                                                        \
+    } while (0)
+
+/* ---- data -------------------------------------------------------------------------------------------------------------- */
+
+/* Record `i` of a set: 24 x 24 pixels; colour and stripes follow its number. */
+static uint8_t *engine_picture(int64_t i, size_t *length_out) {
+    enum { SIDE = 24 };
+    uint8_t pixels[SIDE * SIDE * 3];
+    for (int p = 0; p < SIDE * SIDE; p++) {
+        pixels[3 * p] = (uint8_t)(i * 37 + 5 * (p % SIDE));
+        pixels[3 * p + 1] = (uint8_t)(i * i * 11 + p / SIDE * 7);
+        pixels[3 * p + 2] = (uint8_t)((i % 3) * 90 + (p % (int)(i % 5 + 2) == 0 ? 60 : 0));
+    }
+    const cps_image image = {.width = SIDE, .height = SIDE, .pixels = pixels};
+    uint8_t *bytes = NULL;
+    ENGINE_MUST(cps_image_encode_jpeg(&image, 92, &bytes, length_out));
+    return bytes;
+}
+
+static void engine_text(int64_t i, int64_t way, char text[96]) {
+    static const char *const leaves[] = {"oak", "ash", "elm"}, *const marks[] = {"green", "spotted", "dry", "young", "torn"};
+    snprintf(text, 96, way == 0 ? "a %s leaf, %s" : "the leaf of an %s that is %s and rather long", leaves[i % 3], marks[i % 5]);
+}
+
+/* damaged_every: records 1, n+1, ... hold half a JPEG; 0: none. */
+static void engine_shard(const char *name, int64_t first, int64_t count, int64_t damaged_every) {
+    static const char *const classes[] = {"oak", "ash", "elm"}, *const fields[] = {"caption", "mark"};
+    char path[320];
+    snprintf(path, sizeof path, "%s/%s", the_engine.folder, name);
+    cps_shard_writer *writer = NULL;
+    ENGINE_MUST(cps_shard_writer_create(path, fields, 2, classes, 3, "test", &writer));
+    for (int64_t i = first; i < first + count; i++) {
+        char texts[2][96], mark[16];
+        size_t length = 0;
+        uint8_t *bytes = engine_picture(i, &length);
+        engine_text(i, 0, texts[0]);
+        engine_text(i, 1, texts[1]);
+        snprintf(mark, sizeof mark, "mark%d", (int)(i % 5));
+        const char *const captions[] = {texts[0], texts[1]}, *const marks[] = {mark};
+        const cps_record_text text[] = {{"caption", 2, captions}, {"mark", 1, marks}};
+        const bool damaged = damaged_every > 0 && i % damaged_every == 1;
+        const cps_record record = {.sample_id = 1000 + (uint64_t)i, .image = bytes, .image_bytes = damaged ? length / 2 : length,
+                                   .label = i % 7 == 6 ? -1 : (int32_t)(i % 3), .text_field_count = 2, .texts = text};
+        ENGINE_MUST(cps_shard_writer_append(writer, &record));
+        free(bytes);
+    }
+    ENGINE_MUST(cps_shard_writer_finish(writer));
+}
+
+static cps_status engine_line(void *context, const char **line_out) {
+    static char text[96];
+    int64_t *at = context;
+    engine_text(*at / 2, *at % 2, text);
+    *line_out = *at < 30 ? text : NULL;
+    (*at)++;
+    return CPS_OK;
+}
+
+static void engine_data(void) {
+    char path[320];
+    int64_t at = 0, vocabulary = 0;
+    engine_shard("train.h5", 0, 41, 0);
+    engine_shard("extra.h5", 100, 23, 0);
+    engine_shard("bad.h5", 200, 150, 10);
+    snprintf(path, sizeof path, "%s/merges.txt", the_engine.folder);
+    const cps_tokenizer_train_options options = {.vocabulary = 540};
+    ENGINE_MUST(cps_tokenizer_train(engine_line, &at, &options, path, &vocabulary));
+}
+
+/* ---- start and end --------------------------------------------------------------------------------------------------------- */
+
+/* program: .../<flavour>/tests/<group>/<name>; its flavour's folder is three up. */
+static void engine_find_build(const char *program) {
+    char *resolved = realpath(program, NULL);
+    snprintf(the_engine.build, sizeof the_engine.build, "%s", resolved == NULL ? program : resolved);
+    free(resolved);
+    for (int i = 0; i < 3; i++) {
+        char *slash = strrchr(the_engine.build, '/');
+        if (slash != NULL) {
+            *slash = '\0';
+        }
+    }
+}
+
+static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
+    char folder[320];
+    ENGINE_MUST(cps_comm_start(argc, argv, &the_engine.comm));
+    cps_log_setup(CPS_LOG_ERROR, cps_comm_rank(the_engine.comm), false);
+    ENGINE_MUST(cps_pool_start(2));
+    cps_gemm_start();
+    engine_find_build((*argv)[0]);
+    snprintf(the_engine.folder, sizeof the_engine.folder, "/tmp/copse-engine-XXXXXX");
+    if (cps_comm_rank(the_engine.comm) == 0) {
+        if (mkdtemp(the_engine.folder) == NULL) {
+            exit(74);
+        }
+        engine_data();
+    }
+    cps_comm_broadcast(the_engine.comm, "folder", the_engine.folder, sizeof the_engine.folder, 0);
+    snprintf(folder, sizeof folder, "%.300s/plugins", the_engine.build);
+    ENGINE_MUST(cps_plugins_create(folder, cps_host_table(), &the_engine.plugins));
+}
+
+/* Exit status of the program. */
+static ENGINE_UNUSED int engine_end(void) {
+    const bool failed = cps_agree_any(the_engine.comm, "end", the_engine.failures > 0);
+    if (cps_comm_rank(the_engine.comm) == 0) {
+        char command[320];
+        snprintf(command, sizeof command, "rm -rf '%s'", the_engine.folder);
+        if (system(command) != 0) {
+            fprintf(stderr, "cannot remove %s\n", the_engine.folder);
+        }
+    }
+    cps_plugins_destroy(the_engine.plugins);
+    cps_pool_stop();
+    cps_comm_end(the_engine.comm);
+    return failed ? 1 : 0;
+}
+
+/* The path of test plugin `name`, loaded; static, until the next call. */
+static ENGINE_UNUSED const char *engine_plugin(const char *name) {
+    static char path[1100];
+    snprintf(path, sizeof path, "%s/tests/plugins/%s.so", the_engine.build, name);
+    ENGINE_MUST(cps_plugins_load(the_engine.plugins, path));
+    return path;
+}
+
+/* ---- jobs --------------------------------------------------------------------------------------------------------------------- */
+
+/* One stage of a job: what differs from the defaults. */
+typedef struct engine_job {
+    const char *objectives; /* JSON list; every %s in it is the path of `plugin` */
+    const char *plugin;     /* test plugin, or NULL */
+    const char *stage;      /* further members of the stage, each with a comma in front: ", \"tail\": \"keep\"" */
+    const char *shards;     /* of the stream "paired"; NULL: train.h5 */
+    const char *optimizer;  /* NULL: sgd, lr 0.1, no momentum */
+    int64_t steps, global_batch, grain; /* 0: 2 (-1: none), 16, 4 */
+    int64_t parts;          /* 0: 32 */
+} engine_job;
+
+/* malloc'ed. */
+static char *engine_replace(const char *text, const char *path) {
+    size_t length = strlen(text) + 1;
+    for (const char *at = text; (at = strstr(at, "%s")) != NULL; at += 2) {
+        length += strlen(path);
+    }
+    char *out = calloc(1, length);
+    for (const char *at = text; *at != '\0';) {
+        if (at[0] == '%' && at[1] == 's') {
+            strcat(out, path);
+            at += 2;
+        } else {
+            out[strlen(out)] = *at++;
+        }
+    }
+    return out;
+}
+
+static char *engine_job_text(const engine_job *job) {
+    char *objectives = engine_replace(job->objectives, job->plugin == NULL ? "" : engine_plugin(job->plugin));
+    char *text = cps_format(
+        "{\"name\":\"test\",\"seed\":3,\"reproducible\":\"world\",\"precision\":\"fp32\",\"parts\":%lld,"
+        "\"model\":{\"embed_dim\":8,\"image\":{\"image_size\":16,\"patch\":8,\"width\":16,\"layers\":1,\"heads\":2},"
+        "\"text\":{\"width\":16,\"layers\":1,\"heads\":2,\"context\":16},"
+        "\"towers\":{\"ssl\":{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,\"width\":12,\"layers\":1,\"heads\":2}}},"
+        "\"tokenizer\":{\"merges\":\"%s/merges.txt\",\"context\":16},"
+        "\"data\":{\"paired\":{\"shards\":[\"%s/%s\"]},\"extra\":{\"shards\":[\"%s/extra.h5\"]}},"
+        "\"stages\":[{\"name\":\"stage1\",\"objectives\":%s,\"epochs\":0,\"steps\":%lld,\"global_batch\":%lld,\"grain\":%lld,\"crop\":[0.5,1]%s,"
+        "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":[],\"checkpoint\":{}}",
+        (long long)(job->parts > 0 ? job->parts : 32), the_engine.folder, the_engine.folder, job->shards == NULL ? "train.h5" : job->shards,
+        the_engine.folder, objectives, (long long)(job->steps == 0 ? 2 : job->steps < 0 ? 0 : job->steps), (long long)(job->global_batch > 0 ? job->global_batch : 16),
+        (long long)(job->grain > 0 ? job->grain : 4), job->stage == NULL ? "" : job->stage,
+        job->optimizer == NULL ? "{\"kind\":\"sgd\",\"lr\":0.1,\"momentum\":0}" : job->optimizer);
+    free(objectives);
+    return text;
+}
+
+/* ---- a stage at work ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct trial {
+    char *text;
+    cps_json *job;
+    cps_job_calls calls;
+    cps_loop *loop; /* only what fit and steps need */
+    cps_run *run;
+    cps_stage_plan *plan;
+    int64_t done, updates;
+    char runs[320];
+} trial;
+
+static cps_status engine_stage(void *context, int64_t stage, int64_t total, cps_json **stage_out) {
+    (void)total;
+    const trial *t = context;
+    char *text = cps_json_print(cps_json_at(cps_json_get(t->job, "stages"), stage), false, false);
+    const cps_status status = cps_json_parse(text, strlen(text), "stage", stage_out);
+    free(text);
+    return status;
+}
+
+static ENGINE_UNUSED void engine_close(trial *t) {
+    if (t->loop != NULL) {
+        cps_step_destroy(t->loop->step);
+        cps_updater_destroy(t->loop->updater);
+        cps_loader_destroy(t->loop->loader);
+        cps_frozen_close(t->loop->frozen);
+        cps_quarantine_destroy(t->loop->quarantine);
+        free(t->loop);
+    }
+    cps_run_close(t->run);
+    cps_json_destroy(t->job);
+    free(t->text);
+    *t = (trial){0};
+}
+
+/* Up to the parameters' first values. */
+static ENGINE_UNUSED cps_status engine_open(const engine_job *job, trial *t) {
+    *t = (trial){.text = engine_job_text(job), .calls = {.stage = engine_stage}};
+    t->calls.context = t;
+    ENGINE_MUST(cps_json_parse(t->text, strlen(t->text), "test job", &t->job));
+    snprintf(t->runs, sizeof t->runs, "%s/runs", the_engine.folder);
+    const cps_run_options options = {.runs = t->runs, .until = -1, .threads = 1};
+    CPS_TRY(cps_run_open(the_engine.comm, the_engine.plugins, t->job, &t->calls, &options, &t->run));
+    t->plan = t->run->stages[0].plan;
+    CPS_TRY(cps_run_initialise(t->run));
+    t->loop = calloc(1, sizeof *t->loop);
+    t->loop->run = t->run;
+    return CPS_OK;
+}
+
+/* Features of frozen views. */
+static ENGINE_UNUSED cps_status engine_frozen(trial *t) {
+    char folder[400];
+    snprintf(folder, sizeof folder, "%s/cache", t->runs);
+    const cps_frozen_options options = {.comm = the_engine.comm, .folder = folder, .threads = 1};
+    CPS_TRY(cps_frozen_open(&options, t->plan, &t->loop->frozen));
+    t->plan->frozen = t->loop->frozen;
+    return CPS_OK;
+}
+
+/* Machinery of steps. */
+static ENGINE_UNUSED cps_status engine_begin(trial *t) {
+    cps_run_stage *stage = &t->run->stages[0];
+    const cps_updater_options options = {.comm = the_engine.comm,
+                                         .params = cps_model_params(t->run->model),
+                                         .parts = cps_min_i64(t->plan->grains, t->plan->parts),
+                                         .optimizer_kind = t->plan->options.optimizer_kind,
+                                         .optimizer = t->plan->options.optimizer,
+                                         .lr = stage->lr,
+                                         .weight_decay = stage->weight_decay,
+                                         .steps = t->plan->steps,
+                                         .world = true};
+    CPS_TRY(cps_updater_create(&options, &t->loop->updater));
+    for (int32_t i = 0; i < t->plan->ema_count; i++) {
+        CPS_TRY(cps_updater_set_ema(t->loop->updater, t->plan->emas[i].param, t->plan->emas[i].momentum));
+    }
+    CPS_TRY(cps_step_create(the_engine.comm, t->plan, &stage->memory, t->loop->updater, &t->loop->step));
+    CPS_TRY(cps_run_loader(t->run, 0, &t->loop->loader));
+    return cps_loader_seek(t->loop->loader, 0);
+}
+
+static ENGINE_UNUSED cps_status engine_step(trial *t, cps_step_result *result) {
+    CPS_TRY(cps_step_run(t->loop->step, t->loop->loader, t->done, t->updates, result));
+    cps_updater_wait_weights(t->loop->updater);
+    t->done++;
+    t->updates += !result->skipped;
+    return CPS_OK;
+}
+
+static ENGINE_UNUSED cps_param *engine_param(trial *t, const char *name) {
+    cps_params *params = cps_model_params(t->run->model);
+    const int32_t index = cps_params_find(params, name);
+    if (index < 0) {
+        fprintf(stderr, "no parameter '%s'\n", name);
+        exit(70);
+    }
+    return cps_params_at(params, index);
+}
+
+/* All values, in double; free() it. */
+static ENGINE_UNUSED double *engine_values(trial *t, int64_t *count_out) {
+    cps_params *params = cps_model_params(t->run->model);
+    const int64_t count = cps_params_flat_count(params);
+    double *values = malloc((size_t)count * sizeof *values);
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = (double)cps_params_flat(params)[i];
+    }
+    *count_out = count;
+    return values;
+}
+
+static ENGINE_UNUSED uint64_t engine_digest(trial *t) {
+    return cps_params_digest(cps_model_params(t->run->model), "*");
+}
+
+/* All of it: features, fit, the stage's steps, finish. `result` is the last step's. */
+static ENGINE_UNUSED cps_status engine_train(const engine_job *job, trial *t, cps_step_result *result) {
+    bool ends = false;
+    CPS_TRY(engine_open(job, t));
+    CPS_TRY(engine_frozen(t));
+    if (t->plan->has_fit) {
+        CPS_TRY(cps_loop_fit(t->loop, false, &ends));
+    }
+    if (t->plan->steps > 0 && !ends) {
+        CPS_TRY(engine_begin(t));
+        while (t->done < t->plan->steps) {
+            CPS_TRY(engine_step(t, result));
+        }
+    }
+    return t->plan->has_finish ? cps_loop_fit(t->loop, true, &ends) : CPS_OK;
+}
+
+/* Largest difference of two arrays over the largest value of the second (1e-30 at least). */
+static ENGINE_UNUSED double engine_difference(const double *a, const double *b, int64_t count) {
+    double most = 0.0, size = 1e-30;
+    for (int64_t i = 0; i < count; i++) {
+        most = fmax(most, fabs(a[i] - b[i]));
+        size = fmax(size, fabs(b[i]));
+    }
+    return most / size;
+}
+
+#endif
