@@ -1,5 +1,6 @@
-/* Every rank holds all rows of a view; it fills its own run of whole grains from cache files and by computing, then the runs are
- * gathered in place. Rows are found again by (shard, record) through tables of the stream's shards. */
+/* Every rank holds all rows of a view; it fills its own run of whole grains from cache files and by
+ * computing, then the runs are gathered in place. Rows are found again by (shard, record) through
+ * tables of the stream's shards. */
 #include "train/frozen.h"
 
 #include <errno.h>
@@ -33,16 +34,17 @@ typedef struct frozen_set {
     const cps_stage_view *entry;
     const cps_stream *stream;
     int64_t records, grains, width;
-    cps_real *values;  /* [grains * 64, width] */
-    uint8_t *valid;    /* [grains * 64] */
-    int64_t *stand_in; /* [records] the row that stands for this one; itself where valid; -1: none */
+    cps_real *values; /* [grains * 64, width] */
+    uint8_t *valid;   /* [grains * 64] */
+    int64_t
+        *stand_in; /* [records] the row that stands for this one; itself where valid; -1: none */
     shard_rows *shards; /* by address */
     int64_t shard_count;
     char key[33];
     char *folder;
-    int64_t first, last;  /* grains of this rank */
-    uint8_t *covered;     /* [last - first] */
-    int64_t computed;     /* records */
+    int64_t first, last; /* grains of this rank */
+    uint8_t *covered;    /* [last - first] */
+    int64_t computed;    /* records */
 } frozen_set;
 
 struct cps_frozen {
@@ -51,29 +53,42 @@ struct cps_frozen {
     int32_t of_view[CPS_STAGE_VIEWS]; /* -1: not frozen */
 };
 
-/* ---- what may be frozen ------------------------------------------------------------------------------------------------ */
+/* ---- what may be frozen
+ * ------------------------------------------------------------------------------------------------
+ */
 
-cps_status cps_frozen_check_view(const cps_view *view, const cps_recipe *recipe, bool text, bool has_caption)
-{
+cps_status cps_frozen_check_view(const cps_view *view, const cps_recipe *recipe, bool text,
+                                 bool has_caption) {
     if (view->fixed_text_count > 0) {
-        return cps_fail(CPS_ERR_INTERNAL, "view '%s' is frozen and of fixed texts, which belong to no record: use CPS_VIEW_NO_GRADIENT", view->name);
+        return cps_fail(CPS_ERR_INTERNAL,
+                        "view '%s' is frozen and of fixed texts, which belong to no record: use "
+                        "CPS_VIEW_NO_GRADIENT",
+                        view->name);
     }
-    if (view->outputs != CPS_POOLED && view->outputs != CPS_PROJECTED && view->outputs != CPS_FEATURE) {
-        return cps_fail(CPS_ERR_INTERNAL, "frozen view '%s' asks for outputs 0x%x; wanted is one of CPS_POOLED, CPS_PROJECTED, CPS_FEATURE (declare a view for each)",
+    if (view->outputs != CPS_POOLED && view->outputs != CPS_PROJECTED &&
+        view->outputs != CPS_FEATURE) {
+        return cps_fail(CPS_ERR_INTERNAL,
+                        "frozen view '%s' asks for outputs 0x%x; wanted is one of CPS_POOLED, "
+                        "CPS_PROJECTED, CPS_FEATURE (declare a view for each)",
                         view->name, view->outputs);
     }
     if (text && has_caption) {
-        return cps_fail(CPS_ERR_INTERNAL, "frozen view '%s' reads texts, but the objective chooses captions anew at each access: use CPS_VIEW_NO_GRADIENT", view->name);
+        return cps_fail(CPS_ERR_INTERNAL,
+                        "frozen view '%s' reads texts, but the objective chooses captions anew at "
+                        "each access: use CPS_VIEW_NO_GRADIENT",
+                        view->name);
     }
     if (!text && recipe->kind != CPS_RECIPE_EVALUATION) {
-        return cps_fail(CPS_ERR_INTERNAL, "frozen view '%s' has a random recipe; features can be kept only of images that are always the same: use a CPS_RECIPE_EVALUATION recipe, or CPS_VIEW_NO_GRADIENT",
-                        view->name);
+        return cps_fail(
+            CPS_ERR_INTERNAL,
+            "frozen view '%s' has a random recipe; features can be kept only of images that are "
+            "always the same: use a CPS_RECIPE_EVALUATION recipe, or CPS_VIEW_NO_GRADIENT",
+            view->name);
     }
     return CPS_OK;
 }
 
-static bool follows(const cps_stage_plan *plan, int32_t param)
-{
+static bool follows(const cps_stage_plan *plan, int32_t param) {
     for (int32_t i = 0; i < plan->ema_count; i++) {
         if (plan->emas[i].param == param) {
             return true;
@@ -82,8 +97,7 @@ static bool follows(const cps_stage_plan *plan, int32_t param)
     return false;
 }
 
-cps_status cps_frozen_check_learning(const cps_stage_plan *plan)
-{
+cps_status cps_frozen_check_learning(const cps_stage_plan *plan) {
     cps_params *params = cps_model_params(plan->model);
     for (int32_t v = 0; v < plan->view_count; v++) {
         const cps_stage_view *entry = &plan->views[v];
@@ -92,37 +106,44 @@ cps_status cps_frozen_check_learning(const cps_stage_plan *plan)
         for (int32_t i = 0; entry->view.mode == CPS_VIEW_FROZEN && i < count; i++) {
             const cps_param *param = cps_params_at(params, indices[i]);
             if (param->learns || follows(plan, indices[i])) {
-                return cps_fail(CPS_ERR_USAGE, "stages[%d]: objective '%s' keeps the features of tower '%s' (view '%s'), but '%s' %s in this stage: exclude the tower with train = { \"!%s*\" }, or choose another tower",
-                                plan->index + 1, plan->instances[entry->owner].name, entry->view.tower, entry->view.name, param->name,
-                                param->learns ? "learns" : "follows another as its moving average", cps_tower_get_config(entry->tower)->prefix);
+                return cps_fail(CPS_ERR_USAGE,
+                                "stages[%d]: objective '%s' keeps the features of tower '%s' (view "
+                                "'%s'), but '%s' %s in this stage: exclude the tower with train = "
+                                "{ \"!%s*\" }, or choose another tower",
+                                plan->index + 1, plan->instances[entry->owner].name,
+                                entry->view.tower, entry->view.name, param->name,
+                                param->learns ? "learns" : "follows another as its moving average",
+                                cps_tower_get_config(entry->tower)->prefix);
             }
         }
     }
     return CPS_OK;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
-static const cps_stream *stream_of(const cps_stage_plan *plan, int32_t view)
-{
+static const cps_stream *stream_of(const cps_stage_plan *plan, int32_t view) {
     return plan->streams[plan->views[view].stream].stream;
 }
 
-size_t cps_frozen_bytes(const cps_stage_plan *plan)
-{
+size_t cps_frozen_bytes(const cps_stage_plan *plan) {
     size_t bytes = 0;
     for (int32_t v = 0; v < plan->view_count; v++) {
         const cps_stage_view *entry = &plan->views[v];
         if (entry->view.mode == CPS_VIEW_FROZEN) {
-            const int64_t rows = cps_ceil_div(cps_stream_records(stream_of(plan, v)), GRAIN) * GRAIN;
-            bytes += (size_t)rows * ((size_t)cps_output_width(entry->tower, entry->view.outputs) * sizeof(cps_real) + 1 + 2 * sizeof(int64_t));
+            const int64_t rows =
+                cps_ceil_div(cps_stream_records(stream_of(plan, v)), GRAIN) * GRAIN;
+            bytes += (size_t)rows * ((size_t)cps_output_width(entry->tower, entry->view.outputs) *
+                                         sizeof(cps_real) +
+                                     1 + 2 * sizeof(int64_t));
         }
     }
     return bytes;
 }
 
-static void free_set(frozen_set *set)
-{
+static void free_set(frozen_set *set) {
     for (int64_t i = 0; i < set->shard_count; i++) {
         free(set->shards[i].index);
     }
@@ -134,8 +155,7 @@ static void free_set(frozen_set *set)
     free(set->folder);
 }
 
-void cps_frozen_close(cps_frozen *frozen)
-{
+void cps_frozen_close(cps_frozen *frozen) {
     if (frozen == NULL) {
         return;
     }
@@ -145,32 +165,37 @@ void cps_frozen_close(cps_frozen *frozen)
     free(frozen);
 }
 
-static cps_status fail_memory(const frozen_set *set)
-{
-    return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the features of view '%s': %lld records of %lld numbers on every rank; use fewer ranks on a node, or fewer records",
+static cps_status fail_memory(const frozen_set *set) {
+    return cps_fail(CPS_ERR_UNAVAILABLE,
+                    "out of memory for the features of view '%s': %lld records of %lld numbers on "
+                    "every rank; use fewer ranks on a node, or fewer records",
                     set->entry->view.name, (long long)set->records, (long long)set->width);
 }
 
-static cps_status allocate_set(frozen_set *set, cps_comm *comm)
-{
+static cps_status allocate_set(frozen_set *set, cps_comm *comm) {
     int64_t elements = 0;
     size_t bytes = 0;
     set->first = cps_part_first(set->grains, cps_comm_size(comm), cps_comm_rank(comm));
     set->last = cps_part_first(set->grains, cps_comm_size(comm), cps_comm_rank(comm) + 1);
-    if (!cps_mul_i64(set->grains * GRAIN, set->width, &elements) || !cps_mul_size((size_t)elements, sizeof(cps_real), &bytes)) {
+    if (!cps_mul_i64(set->grains * GRAIN, set->width, &elements) ||
+        !cps_mul_size((size_t)elements, sizeof(cps_real), &bytes)) {
         return fail_memory(set);
     }
     set->values = calloc(1, bytes + CPS_ALIGNMENT);
     set->valid = calloc((size_t)set->grains, GRAIN);
     set->stand_in = calloc((size_t)set->records + 1, sizeof *set->stand_in);
     set->covered = calloc((size_t)(set->last - set->first) + 1, 1);
-    return set->values == NULL || set->valid == NULL || set->stand_in == NULL || set->covered == NULL ? fail_memory(set) : CPS_OK;
+    return set->values == NULL || set->valid == NULL || set->stand_in == NULL ||
+                   set->covered == NULL
+               ? fail_memory(set)
+               : CPS_OK;
 }
 
-/* ---- records -> rows ------------------------------------------------------------------------------------------------------ */
+/* ---- records -> rows
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-static int64_t find_shard(const frozen_set *set, const cps_shard *shard)
-{
+static int64_t find_shard(const frozen_set *set, const cps_shard *shard) {
     int64_t low = 0, high = set->shard_count;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
@@ -183,8 +208,7 @@ static int64_t find_shard(const frozen_set *set, const cps_shard *shard)
     return low;
 }
 
-static cps_status add_shard(frozen_set *set, const cps_shard *shard, int64_t at)
-{
+static cps_status add_shard(frozen_set *set, const cps_shard *shard, int64_t at) {
     const int64_t count = cps_shard_count(shard);
     shard_rows *longer = realloc(set->shards, (size_t)(set->shard_count + 1) * sizeof *longer);
     if (longer == NULL) {
@@ -203,8 +227,7 @@ static cps_status add_shard(frozen_set *set, const cps_shard *shard, int64_t at)
 }
 
 /* A record that stands twice in a mixture keeps its first row; both hold the same numbers. */
-static cps_status map_records(frozen_set *set)
-{
+static cps_status map_records(frozen_set *set) {
     for (int64_t i = 0; i < set->records; i++) {
         cps_place place;
         cps_stream_stored(set->stream, i, &place);
@@ -219,14 +242,13 @@ static cps_status map_records(frozen_set *set)
 }
 
 /* Row of a record, -1 if it is not in the stream. */
-static int64_t row_of(const frozen_set *set, const cps_shard *shard, int64_t record)
-{
+static int64_t row_of(const frozen_set *set, const cps_shard *shard, int64_t record) {
     const int64_t at = find_shard(set, shard);
-    return at < set->shard_count && set->shards[at].shard == shard ? set->shards[at].index[record] : -1;
+    return at < set->shard_count && set->shards[at].shard == shard ? set->shards[at].index[record]
+                                                                   : -1;
 }
 
-static int64_t next_valid(const frozen_set *set, const shard_rows *shard, int64_t record)
-{
+static int64_t next_valid(const frozen_set *set, const shard_rows *shard, int64_t record) {
     const int64_t count = cps_shard_count(shard->shard);
     for (int64_t step = 1; step < count; step++) {
         const int64_t row = shard->index[(record + step) % count];
@@ -237,49 +259,50 @@ static int64_t next_valid(const frozen_set *set, const shard_rows *shard, int64_
     return -1;
 }
 
-static void find_stand_ins(frozen_set *set)
-{
+static void find_stand_ins(frozen_set *set) {
     for (int64_t i = 0; i < set->records; i++) {
         set->stand_in[i] = i;
         if (!set->valid[i]) {
             cps_place place;
             cps_stream_stored(set->stream, i, &place);
-            set->stand_in[i] = next_valid(set, &set->shards[find_shard(set, place.shard)], place.record);
+            set->stand_in[i] =
+                next_valid(set, &set->shards[find_shard(set, place.shard)], place.record);
         }
     }
 }
 
-/* ---- key -------------------------------------------------------------------------------------------------------------------- */
+/* ---- key
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
-static void hash_number(cps_hash *hash, const char *name, double value)
-{
+static void hash_number(cps_hash *hash, const char *name, double value) {
     char text[96];
     snprintf(text, sizeof text, "%s=%.17g;", name, value);
     cps_hash_add(hash, text, strlen(text));
 }
 
-static void hash_text(cps_hash *hash, const char *name, const char *value)
-{
+static void hash_text(cps_hash *hash, const char *name, const char *value) {
     cps_hash_add(hash, name, strlen(name));
     cps_hash_add(hash, value, strlen(value) + 1);
 }
 
-static void hash_sizes(cps_hash *hash, const cps_tower_config *config)
-{
+static void hash_sizes(cps_hash *hash, const cps_tower_config *config) {
     const struct {
         const char *name;
         double value;
-    } sizes[] = {{"kind", (double)config->kind}, {"image_size", (double)config->image_size}, {"patch", (double)config->patch},
-                 {"width", (double)config->width}, {"layers", (double)config->layers}, {"heads", (double)config->heads},
-                 {"mlp", (double)config->mlp_width}, {"embed_dim", (double)config->embed_dim}, {"context", (double)config->context},
-                 {"quick_gelu", (double)config->quick_gelu}, {"pre_norm", (double)config->pre_norm}, {"eps", config->norm_eps}, {"dino", (double)config->dino}};
+    } sizes[] = {{"kind", (double)config->kind},         {"image_size", (double)config->image_size},
+                 {"patch", (double)config->patch},       {"width", (double)config->width},
+                 {"layers", (double)config->layers},     {"heads", (double)config->heads},
+                 {"mlp", (double)config->mlp_width},     {"embed_dim", (double)config->embed_dim},
+                 {"context", (double)config->context},   {"quick_gelu", (double)config->quick_gelu},
+                 {"pre_norm", (double)config->pre_norm}, {"eps", config->norm_eps},
+                 {"dino", (double)config->dino}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         hash_number(hash, sizes[i].name, sizes[i].value);
     }
 }
 
-static void hash_parameters(cps_hash *hash, cps_params *params, const cps_tower *tower)
-{
+static void hash_parameters(cps_hash *hash, cps_params *params, const cps_tower *tower) {
     int32_t count = 0;
     const int32_t *indices = cps_tower_params(tower, &count);
     for (int32_t i = 0; i < count; i++) {
@@ -290,8 +313,7 @@ static void hash_parameters(cps_hash *hash, cps_params *params, const cps_tower 
 }
 
 /* All that reaches the rows' bits. */
-static void make_key(frozen_set *set, const cps_stage_plan *plan)
-{
+static void make_key(frozen_set *set, const cps_stage_plan *plan) {
     const cps_stage_view *entry = set->entry;
     cps_hash *hash = cps_hash_create();
     hash_text(hash, "format", format_name);
@@ -299,7 +321,8 @@ static void make_key(frozen_set *set, const cps_stage_plan *plan)
     hash_parameters(hash, cps_model_params(plan->model), entry->tower);
     hash_number(hash, "output", (double)entry->view.outputs);
     hash_number(hash, "all_positions", (double)entry->view.all_positions);
-    const uint64_t input = entry->text ? cps_tokenizer_digest(plan->tokenizer) : cps_recipe_digest(&entry->recipe);
+    const uint64_t input =
+        entry->text ? cps_tokenizer_digest(plan->tokenizer) : cps_recipe_digest(&entry->recipe);
     const uint64_t records = cps_stream_digest(set->stream);
     cps_hash_add(hash, &input, sizeof input);
     cps_hash_add(hash, &records, sizeof records);
@@ -312,7 +335,9 @@ static void make_key(frozen_set *set, const cps_stage_plan *plan)
     cps_hash128_hex(&value, sizeof value, set->key);
 }
 
-/* ---- cache files --------------------------------------------------------------------------------------------------------------- */
+/* ---- cache files
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static const cps_h5_type real_type = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
 
@@ -324,15 +349,13 @@ typedef struct cached_rows {
     uint64_t *ids;
 } cached_rows;
 
-static void free_cached(cached_rows *cached)
-{
+static void free_cached(cached_rows *cached) {
     free(cached->values);
     free(cached->valid);
     free(cached->ids);
 }
 
-static bool allocate_cached(cached_rows *cached, int64_t width)
-{
+static bool allocate_cached(cached_rows *cached, int64_t width) {
     const size_t rows = (size_t)cached->rows;
     cached->values = malloc(rows * (size_t)width * sizeof(cps_real) + 1);
     cached->valid = malloc(rows + 1);
@@ -340,23 +363,22 @@ static bool allocate_cached(cached_rows *cached, int64_t width)
     return cached->values != NULL && cached->valid != NULL && cached->ids != NULL;
 }
 
-static void checksum(const cached_rows *cached, int64_t width, char hex_out[33])
-{
-    const uint64_t sums[3] = {cps_hash64(cached->values, (size_t)(cached->rows * width) * sizeof(cps_real)), cps_hash64(cached->valid, (size_t)cached->rows),
-                              cps_hash64(cached->ids, (size_t)cached->rows * sizeof(uint64_t))};
+static void checksum(const cached_rows *cached, int64_t width, char hex_out[33]) {
+    const uint64_t sums[3] = {
+        cps_hash64(cached->values, (size_t)(cached->rows * width) * sizeof(cps_real)),
+        cps_hash64(cached->valid, (size_t)cached->rows),
+        cps_hash64(cached->ids, (size_t)cached->rows * sizeof(uint64_t))};
     cps_hash128_hex(sums, sizeof sums, hex_out);
 }
 
 /* The sample ids of the stream's records, for both writing and checking. */
-static uint64_t id_of(const frozen_set *set, int64_t record)
-{
+static uint64_t id_of(const frozen_set *set, int64_t record) {
     cps_place place;
     cps_stream_stored(set->stream, record, &place);
     return place.sample_id;
 }
 
-static cps_status write_datasets(cps_h5 *file, const frozen_set *set, const cached_rows *cached)
-{
+static cps_status write_datasets(cps_h5 *file, const frozen_set *set, const cached_rows *cached) {
     const int64_t shape[2] = {cached->rows, set->width};
     char hex[33];
     checksum(cached, set->width, hex);
@@ -370,9 +392,9 @@ static cps_status write_datasets(cps_h5 *file, const frozen_set *set, const cach
     return cps_h5_write(file, "sample_id", CPS_H5_U64, 1, shape, cached->ids);
 }
 
-static cps_status write_file(const frozen_set *set, const cached_rows *cached)
-{
-    char *path = cps_format("%s/rows-%012" PRId64 "-%012" PRId64 ".h5", set->folder, cached->first, cached->first + cached->rows);
+static cps_status write_file(const frozen_set *set, const cached_rows *cached) {
+    char *path = cps_format("%s/rows-%012" PRId64 "-%012" PRId64 ".h5", set->folder, cached->first,
+                            cached->first + cached->rows);
     char *temporary = cps_file_temporary_name(path);
     cps_h5 *file = NULL;
     cps_status status = cps_dir_create(set->folder);
@@ -391,9 +413,9 @@ static cps_status write_file(const frozen_set *set, const cached_rows *cached)
     return status;
 }
 
-/* Writes grains [first, last) of this rank. What cannot be written is computed again another time. */
-static void store_grains(const frozen_set *set, int64_t first, int64_t last)
-{
+/* Writes grains [first, last) of this rank. What cannot be written is computed again another time.
+ */
+static void store_grains(const frozen_set *set, int64_t first, int64_t last) {
     const int64_t row = first * GRAIN;
     cached_rows cached = {.first = row, .rows = cps_min_i64(last * GRAIN, set->records) - row};
     cached.values = set->values + row * set->width;
@@ -406,19 +428,20 @@ static void store_grains(const frozen_set *set, int64_t first, int64_t last)
         cached.ids[i] = id_of(set, row + i);
     }
     if (write_file(set, &cached) != CPS_OK) {
-        cps_log(CPS_LOG_WARN, "the features of view '%s' are not kept on disk, a restarted run computes them again: %s", set->entry->view.name, cps_fail_message());
+        cps_log(CPS_LOG_WARN,
+                "the features of view '%s' are not kept on disk, a restarted run computes them "
+                "again: %s",
+                set->entry->view.name, cps_fail_message());
         cps_fail_clear();
     }
     free(cached.ids);
 }
 
-static cps_status damaged(const char *what)
-{
+static cps_status damaged(const char *what) {
     return cps_fail(CPS_ERR_DATA, "%s", what);
 }
 
-static cps_status check_text(cps_h5 *file, const char *attribute, const char *wanted)
-{
+static cps_status check_text(cps_h5 *file, const char *attribute, const char *wanted) {
     char *text = NULL;
     CPS_TRY(cps_h5_read_text(file, "/", attribute, &text));
     const bool equal = strcmp(text, wanted) == 0;
@@ -427,26 +450,27 @@ static cps_status check_text(cps_h5 *file, const char *attribute, const char *wa
 }
 
 /* Sizes before anything is read: whole grains of this stream. */
-static cps_status check_range(cps_h5 *file, const frozen_set *set, cached_rows *cached)
-{
+static cps_status check_range(cps_h5 *file, const frozen_set *set, cached_rows *cached) {
     cps_h5_info info;
     CPS_TRY(check_text(file, "format", format_name));
     CPS_TRY(check_text(file, "key", set->key));
     CPS_TRY(cps_h5_read_integer(file, "/", "first", &cached->first));
     CPS_TRY(cps_h5_read_integer(file, "/", "rows", &cached->rows));
     CPS_TRY(cps_h5_inspect(file, "features", &info));
-    if (cached->first < 0 || cached->rows < 1 || cached->first % GRAIN != 0 || cached->first > set->records || cached->rows > set->records - cached->first ||
-        ((cached->first + cached->rows) % GRAIN != 0 && cached->first + cached->rows != set->records)) {
+    if (cached->first < 0 || cached->rows < 1 || cached->first % GRAIN != 0 ||
+        cached->first > set->records || cached->rows > set->records - cached->first ||
+        ((cached->first + cached->rows) % GRAIN != 0 &&
+         cached->first + cached->rows != set->records)) {
         return damaged("its rows are no whole grains of the stream");
     }
-    if (info.kind != CPS_H5_DATASET || info.rank != 2 || info.shape[0] != cached->rows || info.shape[1] != set->width) {
+    if (info.kind != CPS_H5_DATASET || info.rank != 2 || info.shape[0] != cached->rows ||
+        info.shape[1] != set->width) {
         return damaged("its features have another shape");
     }
     return CPS_OK;
 }
 
-static cps_status check_content(cps_h5 *file, const frozen_set *set, const cached_rows *cached)
-{
+static cps_status check_content(cps_h5 *file, const frozen_set *set, const cached_rows *cached) {
     char hex[33];
     checksum(cached, set->width, hex);
     CPS_TRY(check_text(file, "checksum", hex));
@@ -458,25 +482,28 @@ static cps_status check_content(cps_h5 *file, const frozen_set *set, const cache
     return CPS_OK;
 }
 
-static cps_status read_file(const char *path, const frozen_set *set, cached_rows *cached)
-{
+static cps_status read_file(const char *path, const frozen_set *set, cached_rows *cached) {
     cps_h5 *file = NULL;
     CPS_TRY(cps_h5_open(path, &file));
     cps_status status = check_range(file, set, cached);
     if (status == CPS_OK && !allocate_cached(cached, set->width)) {
         status = fail_memory(set);
     }
-    status = status != CPS_OK ? status : cps_h5_read(file, "features", real_type, cached->rows * set->width, cached->values);
-    status = status != CPS_OK ? status : cps_h5_read(file, "valid", CPS_H5_U8, cached->rows, cached->valid);
-    status = status != CPS_OK ? status : cps_h5_read(file, "sample_id", CPS_H5_U64, cached->rows, cached->ids);
+    status = status != CPS_OK ? status
+                              : cps_h5_read(file, "features", real_type, cached->rows * set->width,
+                                            cached->values);
+    status = status != CPS_OK ? status
+                              : cps_h5_read(file, "valid", CPS_H5_U8, cached->rows, cached->valid);
+    status = status != CPS_OK
+                 ? status
+                 : cps_h5_read(file, "sample_id", CPS_H5_U64, cached->rows, cached->ids);
     status = status != CPS_OK ? status : check_content(file, set, cached);
     const cps_status closed = cps_h5_close(file);
     return status != CPS_OK ? status : closed;
 }
 
 /* Takes the grains of this rank that the file holds. */
-static void take_rows(frozen_set *set, const cached_rows *cached)
-{
+static void take_rows(frozen_set *set, const cached_rows *cached) {
     const int64_t first = cps_max_i64(set->first, cached->first / GRAIN);
     const int64_t last = cps_min_i64(set->last, cps_ceil_div(cached->first + cached->rows, GRAIN));
     if (first >= last) {
@@ -484,21 +511,22 @@ static void take_rows(frozen_set *set, const cached_rows *cached)
     }
     const int64_t row = first * GRAIN;
     const int64_t rows = cps_min_i64(last * GRAIN, cached->first + cached->rows) - row;
-    memcpy(set->values + row * set->width, cached->values + (row - cached->first) * set->width, (size_t)(rows * set->width) * sizeof(cps_real));
+    memcpy(set->values + row * set->width, cached->values + (row - cached->first) * set->width,
+           (size_t)(rows * set->width) * sizeof(cps_real));
     memcpy(set->valid + row, cached->valid + (row - cached->first), (size_t)rows);
     memset(set->covered + (first - set->first), 1, (size_t)(last - first));
 }
 
-/* True if the file's name says that it holds rows of this rank. Names are only hints: the content is checked. */
-static bool concerns(const frozen_set *set, const char *path)
-{
+/* True if the file's name says that it holds rows of this rank. Names are only hints: the content
+ * is checked. */
+static bool concerns(const frozen_set *set, const char *path) {
     int64_t first = 0, last = 0;
     const char *name = strrchr(path, '/');
-    return name != NULL && sscanf(name, "/rows-%" SCNd64 "-%" SCNd64 ".h5", &first, &last) == 2 && first < set->last * GRAIN && last > set->first * GRAIN;
+    return name != NULL && sscanf(name, "/rows-%" SCNd64 "-%" SCNd64 ".h5", &first, &last) == 2 &&
+           first < set->last * GRAIN && last > set->first * GRAIN;
 }
 
-static void load_files(frozen_set *set)
-{
+static void load_files(frozen_set *set) {
     char *pattern = cps_format("%s/rows-*.h5", set->folder);
     char **paths = NULL;
     int64_t count = 0;
@@ -511,7 +539,8 @@ static void load_files(frozen_set *set)
             if (read_file(paths[i], set, &cached) == CPS_OK) {
                 take_rows(set, &cached);
             } else {
-                cps_log(CPS_LOG_WARN, "features in '%s' are damaged and computed again: %s", paths[i], cps_fail_message());
+                cps_log(CPS_LOG_WARN, "features in '%s' are damaged and computed again: %s",
+                        paths[i], cps_fail_message());
                 cps_fail_clear();
                 unlink(paths[i]);
             }
@@ -522,7 +551,9 @@ static void load_files(frozen_set *set)
     free(pattern);
 }
 
-/* ---- computing ------------------------------------------------------------------------------------------------------------------- */
+/* ---- computing
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct encoder {
     frozen_set *set;
@@ -534,8 +565,7 @@ typedef struct encoder {
     int32_t *ids, *offsets, *ends; /* text */
 } encoder;
 
-static void text_positions(encoder *e, const cps_batch *batch)
-{
+static void text_positions(encoder *e, const cps_batch *batch) {
     const cps_input_rows *rows = batch == NULL ? NULL : &batch->inputs[0];
     for (int64_t i = 0; i <= GRAIN; i++) {
         e->offsets[i] = rows == NULL ? (int32_t)(i * e->plan->context) : rows->offsets[i];
@@ -549,14 +579,17 @@ static void text_positions(encoder *e, const cps_batch *batch)
 }
 
 /* One grain through the tower; batch NULL: a plan, every text full. */
-static cps_status forward(encoder *e, cps_tape *tape, const cps_batch *batch, cps_tensor **rows_out)
-{
+static cps_status forward(encoder *e, cps_tape *tape, const cps_batch *batch,
+                          cps_tensor **rows_out) {
     const cps_stage_view *entry = e->set->entry;
     cps_tower_input input = {0};
     if (entry->text) {
         text_positions(e, batch);
         const int64_t shape[1] = {e->offsets[GRAIN]};
-        input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, e->ids, NULL, -1), .count = GRAIN, .offsets = e->offsets, .ends = e->ends};
+        input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, e->ids, NULL, -1),
+                                  .count = GRAIN,
+                                  .offsets = e->offsets,
+                                  .ends = e->ends};
     } else {
         const int64_t shape[4] = {GRAIN, 3, entry->recipe.size, entry->recipe.size};
         input.image = cps_tape_tensor(tape, CPS_REAL, 4, shape);
@@ -567,17 +600,19 @@ static cps_status forward(encoder *e, cps_tape *tape, const cps_batch *batch, cp
     CPS_TRY(cps_tape_status(tape));
     cps_tower_output out = {0};
     CPS_TRY(cps_tower_forward(entry->tower, tape, &input, entry->view.outputs, &out));
-    *rows_out = entry->view.outputs == CPS_POOLED ? out.pooled : entry->view.outputs == CPS_PROJECTED ? out.projected : out.feature;
+    *rows_out = entry->view.outputs == CPS_POOLED      ? out.pooled
+                : entry->view.outputs == CPS_PROJECTED ? out.projected
+                                                       : out.feature;
     return cps_tape_status(tape);
 }
 
-static cps_status plan_bytes(encoder *e, size_t *bytes_out)
-{
+static cps_status plan_bytes(encoder *e, size_t *bytes_out) {
     cps_arena *arena = NULL;
     cps_tape *tape = NULL;
     cps_tensor *rows = NULL;
     cps_status status = cps_arena_create_counting("features", &arena);
-    status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, e->plan->host, &tape);
+    status =
+        status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, e->plan->host, &tape);
     status = status != CPS_OK ? status : forward(e, tape, NULL, &rows);
     *bytes_out = arena == NULL ? 0 : cps_arena_high_water(arena);
     cps_tape_destroy(tape);
@@ -585,12 +620,14 @@ static cps_status plan_bytes(encoder *e, size_t *bytes_out)
     return status;
 }
 
-static cps_status open_loader(encoder *e)
-{
+static cps_status open_loader(encoder *e) {
     const cps_stage_view *entry = e->set->entry;
     const cps_loader_stream stream = {.stream = e->set->stream, .rows = GRAIN};
-    const cps_input_spec input = {.kind = entry->text ? CPS_INPUT_TEXT : CPS_INPUT_IMAGE, .recipe = entry->recipe, .text_context = e->plan->context,
-                                  .all_positions = entry->view.all_positions, .text_input = -1};
+    const cps_input_spec input = {.kind = entry->text ? CPS_INPUT_TEXT : CPS_INPUT_IMAGE,
+                                  .recipe = entry->recipe,
+                                  .text_context = e->plan->context,
+                                  .all_positions = entry->view.all_positions,
+                                  .text_input = -1};
     const cps_loader_options options = {.order = CPS_ORDER_STORED,
                                         .streams = &stream,
                                         .stream_count = 1,
@@ -609,8 +646,7 @@ static cps_status open_loader(encoder *e)
     return cps_loader_seek(e->loader, 0);
 }
 
-static cps_status open_encoder(encoder *e)
-{
+static cps_status open_encoder(encoder *e) {
     const size_t positions = (size_t)(GRAIN * e->plan->context);
     size_t bytes = 0;
     e->ids = calloc(positions + 1, sizeof *e->ids);
@@ -625,8 +661,7 @@ static cps_status open_encoder(encoder *e)
     return open_loader(e);
 }
 
-static void close_encoder(encoder *e)
-{
+static void close_encoder(encoder *e) {
     cps_loader_destroy(e->loader);
     cps_tape_destroy(e->tape);
     cps_arena_destroy(e->arena);
@@ -635,17 +670,16 @@ static void close_encoder(encoder *e)
     free(e->ends);
 }
 
-static cps_status note_bad(const encoder *e, const cps_batch *batch)
-{
+static cps_status note_bad(const encoder *e, const cps_batch *batch) {
     for (int64_t i = 0; i < batch->bad_count && e->options->quarantine != NULL; i++) {
         const cps_bad_image *bad = &batch->bad[i];
-        CPS_TRY(cps_quarantine_note(e->options->quarantine, cps_shard_path(bad->shard), bad->record, bad->sample_id, bad->reason));
+        CPS_TRY(cps_quarantine_note(e->options->quarantine, cps_shard_path(bad->shard), bad->record,
+                                    bad->sample_id, bad->reason));
     }
     return CPS_OK;
 }
 
-static cps_status compute_grain(encoder *e, int64_t grain)
-{
+static cps_status compute_grain(encoder *e, int64_t grain) {
     frozen_set *set = e->set;
     const cps_batch *batch = NULL;
     cps_tensor *rows = NULL;
@@ -658,11 +692,14 @@ static cps_status compute_grain(encoder *e, int64_t grain)
         const int64_t row = grain * GRAIN + i;
         set->valid[row] = batch->streams[0].valid[i];
         if (set->valid[row] && !cps_all_finite(from + i * set->width, set->width)) {
-            return cps_fail(CPS_ERR_DATA, "tower '%s' gives features that are not finite for record %lld of stream '%s': its weights are damaged", set->entry->view.tower, (long long)row,
-                            cps_stream_name(set->stream));
+            return cps_fail(CPS_ERR_DATA,
+                            "tower '%s' gives features that are not finite for record %lld of "
+                            "stream '%s': its weights are damaged",
+                            set->entry->view.tower, (long long)row, cps_stream_name(set->stream));
         }
         if (set->valid[row]) {
-            memcpy(set->values + row * set->width, from + i * set->width, (size_t)set->width * sizeof(cps_real));
+            memcpy(set->values + row * set->width, from + i * set->width,
+                   (size_t)set->width * sizeof(cps_real));
         }
     }
     set->computed += count;
@@ -672,8 +709,7 @@ static cps_status compute_grain(encoder *e, int64_t grain)
 }
 
 /* The grains of this rank that no file held, a file for each run of them that is not too long. */
-static cps_status compute_rest(encoder *e)
-{
+static cps_status compute_rest(encoder *e) {
     frozen_set *set = e->set;
     int64_t begun = set->first;
     double start = cps_seconds();
@@ -693,13 +729,12 @@ static cps_status compute_rest(encoder *e)
     return CPS_OK;
 }
 
-static bool complete(const frozen_set *set)
-{
+static bool complete(const frozen_set *set) {
     return memchr(set->covered, 0, (size_t)(set->last - set->first)) == NULL;
 }
 
-static cps_status fill_set(frozen_set *set, const cps_stage_plan *plan, const cps_frozen_options *options)
-{
+static cps_status fill_set(frozen_set *set, const cps_stage_plan *plan,
+                           const cps_frozen_options *options) {
     if (set->first == set->last) {
         return CPS_OK;
     }
@@ -714,14 +749,17 @@ static cps_status fill_set(frozen_set *set, const cps_stage_plan *plan, const cp
     return status;
 }
 
-/* ---- all ranks ------------------------------------------------------------------------------------------------------------------- */
+/* ---- all ranks
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Collective. All ranks get all rows. */
-static void gather_rows(frozen_set *set, cps_comm *comm, int64_t *bytes)
-{
+static void gather_rows(frozen_set *set, cps_comm *comm, int64_t *bytes) {
     const int32_t size = cps_comm_size(comm);
     for (int32_t r = 0; r < size; r++) {
-        bytes[r] = (cps_part_first(set->grains, size, r + 1) - cps_part_first(set->grains, size, r)) * GRAIN;
+        bytes[r] =
+            (cps_part_first(set->grains, size, r + 1) - cps_part_first(set->grains, size, r)) *
+            GRAIN;
     }
     cps_comm_allgatherv_inplace(comm, "frozen features", set->valid, bytes);
     for (int32_t r = 0; r < size; r++) {
@@ -731,8 +769,8 @@ static void gather_rows(frozen_set *set, cps_comm *comm, int64_t *bytes)
 }
 
 /* Collective: records that any rank computed, for the log. */
-static int64_t count_computed(const frozen_set *set, cps_comm *comm, int64_t *bytes, int64_t *counts)
-{
+static int64_t count_computed(const frozen_set *set, cps_comm *comm, int64_t *bytes,
+                              int64_t *counts) {
     int64_t total = 0;
     for (int32_t r = 0; r < cps_comm_size(comm); r++) {
         bytes[r] = (int64_t)sizeof(int64_t);
@@ -744,19 +782,21 @@ static int64_t count_computed(const frozen_set *set, cps_comm *comm, int64_t *by
     return total;
 }
 
-static void report_set(const frozen_set *set, int64_t computed, double seconds)
-{
+static void report_set(const frozen_set *set, int64_t computed, double seconds) {
     int64_t bad = 0;
     for (int64_t i = 0; i < set->records; i++) {
         bad += !set->valid[i];
     }
-    cps_log(CPS_LOG_INFO, "features of view '%s' (tower '%s'): %lld records, %lld computed in %.1f s, the others were there; %lld without a readable image",
-            set->entry->view.name, set->entry->view.tower, (long long)set->records, (long long)computed, seconds, (long long)bad);
+    cps_log(CPS_LOG_INFO,
+            "features of view '%s' (tower '%s'): %lld records, %lld computed in %.1f s, the others "
+            "were there; %lld without a readable image",
+            set->entry->view.name, set->entry->view.tower, (long long)set->records,
+            (long long)computed, seconds, (long long)bad);
 }
 
 /* Collective. */
-static cps_status open_set(frozen_set *set, const cps_stage_plan *plan, const cps_frozen_options *options)
-{
+static cps_status open_set(frozen_set *set, const cps_stage_plan *plan,
+                           const cps_frozen_options *options) {
     const double start = cps_seconds();
     const size_t size = (size_t)cps_comm_size(options->comm);
     int64_t *bytes = calloc(2 * size, sizeof *bytes);
@@ -767,24 +807,29 @@ static cps_status open_set(frozen_set *set, const cps_stage_plan *plan, const cp
         status = map_records(set);
     }
     status = status != CPS_OK ? status : fill_set(set, plan, options);
-    status = cps_agree(options->comm, "frozen features", cps_fail_context(status, "features of view '%s'", set->entry->view.name));
+    status = cps_agree(options->comm, "frozen features",
+                       cps_fail_context(status, "features of view '%s'", set->entry->view.name));
     if (status == CPS_OK) {
         gather_rows(set, options->comm, bytes);
         find_stand_ins(set);
-        report_set(set, count_computed(set, options->comm, bytes, bytes + size), cps_seconds() - start);
+        report_set(set, count_computed(set, options->comm, bytes, bytes + size),
+                   cps_seconds() - start);
     }
     free(bytes);
     return status;
 }
 
-cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_plan *plan, cps_frozen **frozen_out)
-{
+cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_plan *plan,
+                           cps_frozen **frozen_out) {
     *frozen_out = NULL;
     if (cps_frozen_bytes(plan) == 0) {
         return CPS_OK;
     }
     cps_frozen *frozen = calloc(1, sizeof *frozen);
-    CPS_TRY(cps_agree(options->comm, "frozen features", frozen == NULL ? cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for frozen features") : CPS_OK));
+    CPS_TRY(cps_agree(options->comm, "frozen features",
+                      frozen == NULL
+                          ? cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for frozen features")
+                          : CPS_OK));
     cps_status status = CPS_OK;
     for (int32_t v = 0; v < plan->view_count && status == CPS_OK; v++) {
         const cps_stage_view *entry = &plan->views[v];
@@ -794,7 +839,10 @@ cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_pl
         }
         frozen->of_view[v] = frozen->count;
         frozen_set *set = &frozen->sets[frozen->count++];
-        *set = (frozen_set){.view = v, .entry = entry, .stream = stream_of(plan, v), .width = cps_output_width(entry->tower, entry->view.outputs)};
+        *set = (frozen_set){.view = v,
+                            .entry = entry,
+                            .stream = stream_of(plan, v),
+                            .width = cps_output_width(entry->tower, entry->view.outputs)};
         set->records = cps_stream_records(set->stream);
         set->grains = cps_ceil_div(set->records, GRAIN);
         status = open_set(set, plan, options);
@@ -807,23 +855,23 @@ cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_pl
     return CPS_OK;
 }
 
-/* ---- use ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- use
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
-static const frozen_set *set_of(const cps_frozen *frozen, int32_t view)
-{
+static const frozen_set *set_of(const cps_frozen *frozen, int32_t view) {
     CPS_BUG_IF(view < 0 || view >= CPS_STAGE_VIEWS || frozen->of_view[view] < 0);
     return &frozen->sets[frozen->of_view[view]];
 }
 
-cps_frozen_rows cps_frozen_view(const cps_frozen *frozen, int32_t view)
-{
+cps_frozen_rows cps_frozen_view(const cps_frozen *frozen, int32_t view) {
     const frozen_set *set = set_of(frozen, view);
     return (cps_frozen_rows){set->stream, set->records, set->width, set->values, set->valid};
 }
 
-/* The image that the loader put in the place of a bad one, where another view reads images; its row if that is here. */
-static int64_t replaced_row(const frozen_set *set, const cps_batch *batch, int64_t row)
-{
+/* The image that the loader put in the place of a bad one, where another view reads images; its row
+ * if that is here. */
+static int64_t replaced_row(const frozen_set *set, const cps_batch *batch, int64_t row) {
     for (int64_t b = 0; b < batch->bad_count; b++) {
         const cps_bad_image *bad = &batch->bad[b];
         if (bad->stream == set->entry->stream && bad->row == row && bad->replaced_by >= 0) {
@@ -834,8 +882,8 @@ static int64_t replaced_row(const frozen_set *set, const cps_batch *batch, int64
     return -1;
 }
 
-cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_batch *batch, cps_real *values_out)
-{
+cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
+                           cps_real *values_out) {
     const frozen_set *set = set_of(frozen, view);
     const cps_stream_rows *rows = &batch->streams[set->entry->stream];
     for (int64_t i = 0; i < rows->rows; i++) {
@@ -845,10 +893,14 @@ cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_bat
         int64_t row = replaced_row(set, batch, i);
         row = row >= 0 ? row : set->stand_in[own];
         if (row < 0) {
-            return cps_fail(CPS_ERR_DATA, "shard '%s': none of its images in stream '%s' can be read, so record %lld cannot be replaced ('copse verify' lists the reasons)",
-                            cps_shard_path(place->shard), cps_stream_name(set->stream), (long long)place->record);
+            return cps_fail(CPS_ERR_DATA,
+                            "shard '%s': none of its images in stream '%s' can be read, so record "
+                            "%lld cannot be replaced ('copse verify' lists the reasons)",
+                            cps_shard_path(place->shard), cps_stream_name(set->stream),
+                            (long long)place->record);
         }
-        memcpy(values_out + i * set->width, set->values + row * set->width, (size_t)set->width * sizeof(cps_real));
+        memcpy(values_out + i * set->width, set->values + row * set->width,
+               (size_t)set->width * sizeof(cps_real));
     }
     return CPS_OK;
 }

@@ -107,31 +107,41 @@ cps_grain *cps_grain_run_grain(cps_grain_run *run)
 
 /* ---- inputs of a call ---------------------------------------------------------------------------------------------- */
 
-/* Where a view's texts come from: its loader input, a slice of its fixed texts, or (planning) nothing. */
+/* Where a view's texts come from: its loader input or a slice of its fixed texts. Planning: nowhere, and all are as long as
+ * the longest can be. */
 typedef struct text_source {
-    int64_t rows;
-    const int32_t *ids, *offsets, *ends; /* offsets relative to ids[offsets[0]] */
+    int64_t rows, length;
+    const int32_t *ids, *offsets, *ends; /* NULL while planning */
 } text_source;
+
+static int64_t longest_text(const cps_stage_plan *plan, const cps_stage_view *entry)
+{
+    int64_t longest = entry->stream < 0 ? 0 : plan->context;
+    for (int64_t i = 0; entry->stream < 0 && i < entry->fixed.count; i++) {
+        longest = cps_max_i64(longest, entry->fixed.offsets[i + 1] - entry->fixed.offsets[i]);
+    }
+    return longest;
+}
 
 static text_source find_texts(const cps_grain *grain, int32_t view, int64_t rows)
 {
     const cps_stage_view *entry = &grain->plan->views[view];
+    if (cps_tape_get_mode(grain->tape) == CPS_TAPE_PLAN) {
+        return (text_source){.rows = rows, .length = longest_text(grain->plan, entry)};
+    }
     if (entry->stream < 0) {
         const int64_t first = grain->info.grain * entry->view.fixed_text_count / grain->info.grains;
-        return (text_source){rows, entry->fixed.ids, entry->fixed.offsets + first, entry->fixed.ends + first};
-    }
-    if (grain->batch == NULL) {
-        return (text_source){.rows = rows};
+        return (text_source){rows, 0, entry->fixed.ids, entry->fixed.offsets + first, entry->fixed.ends + first};
     }
     const cps_input_rows *input = &grain->batch->inputs[entry->input];
-    return (text_source){rows, input->ids, input->offsets, input->ends};
+    return (text_source){rows, 0, input->ids, input->offsets, input->ends};
 }
 
-/* Appends a view's texts at row `at`; planning takes every position of the context. */
-static void append_texts(const cps_grain_run *run, call_memory *memory, const text_source *source, int64_t at)
+/* Appends a view's texts at row `at`. */
+static void append_texts(call_memory *memory, const text_source *source, int64_t at)
 {
     for (int64_t i = 0; i < source->rows; i++) {
-        const int64_t length = source->offsets == NULL ? run->plan->context : source->offsets[i + 1] - source->offsets[i];
+        const int64_t length = source->offsets == NULL ? source->length : source->offsets[i + 1] - source->offsets[i];
         const int32_t start = memory->offsets[at + i];
         if (source->ids != NULL) {
             memcpy(memory->ids + start, source->ids + source->offsets[i], (size_t)length * sizeof(int32_t));
@@ -148,7 +158,7 @@ static int64_t join_texts(cps_grain_run *run, const cps_stage_call *call, call_m
     memory->offsets[0] = 0;
     for (int32_t v = 0; v < call->view_count; v++) {
         const text_source source = find_texts(grain, call->views[v], grain->views[call->views[v]].rows);
-        append_texts(run, memory, &source, rows);
+        append_texts(memory, &source, rows);
         rows += source.rows;
     }
     return rows;

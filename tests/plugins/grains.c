@@ -1,22 +1,40 @@
-/* Objectives of one grain at a time, for tests: heads, counts, moving averages, buffers, an operation of a plugin's own. */
+/* Objectives of one grain at a time, for tests: heads, counts, moving averages, buffers, an
+ * operation of a plugin's own. */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "copse_objective.h"
 
-/* ---- "ce": a linear head on the image tower; the label, or the second word of the caption's first letter ------------------------- */
+/* ---- "ce": a linear head on the image tower; the label, or the second word of the caption's first
+ * letter ------------------------- */
 
 typedef struct ce_options {
     const char *key;
-    double nan_step; /* the loss is NaN in this data step; -1: never */
+    double nan_step;    /* the loss is NaN in this data step; -1: never */
     int64_t fail_grain; /* head fails there in the first step; -1: never */
 } ce_options;
 
 static const cps_option ce_rows[] = {
-    {.name = "key", .kind = CPS_OPT_STRING, .default_text = "label", .help = "what is learnt: label, or a text field", .offset = offsetof(ce_options, key)},
-    {.name = "nan_step", .kind = CPS_OPT_NUMBER, .default_text = "-1", .minimum = -1, .maximum = 1e9, .help = "step of a loss that is no number", .offset = offsetof(ce_options, nan_step)},
-    {.name = "fail_grain", .kind = CPS_OPT_INTEGER, .default_text = "-1", .minimum = -1, .maximum = 1000, .help = "grain that fails", .offset = offsetof(ce_options, fail_grain)},
+    {.name = "key",
+     .kind = CPS_OPT_STRING,
+     .default_text = "label",
+     .help = "what is learnt: label, or a text field",
+     .offset = offsetof(ce_options, key)},
+    {.name = "nan_step",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "-1",
+     .minimum = -1,
+     .maximum = 1e9,
+     .help = "step of a loss that is no number",
+     .offset = offsetof(ce_options, nan_step)},
+    {.name = "fail_grain",
+     .kind = CPS_OPT_INTEGER,
+     .default_text = "-1",
+     .minimum = -1,
+     .maximum = 1000,
+     .help = "grain that fails",
+     .offset = offsetof(ce_options, fail_grain)},
     {.name = NULL},
 };
 
@@ -39,26 +57,49 @@ static cps_status ce_create(cps_setup *setup, const void *values, void **self_ou
         return status;
     }
     const int64_t width = cps_setup_tower_size(setup, "image", "width");
-    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_POOLED});
-    self->text = cps_setup_view(setup, &(cps_view){.name = "text", .tower = "text", .stream = stream, .mode = CPS_VIEW_NO_GRADIENT, .outputs = CPS_FEATURE | CPS_TOKENS});
-    self->weight = cps_setup_parameter(setup, &(cps_parameter){.name = "head.weight", .rank = 2, .shape = {self->classes.count, width}, .fill = CPS_FILL_NORMAL, .a = 0.3, .decay = true});
-    self->bias = cps_setup_parameter(setup, &(cps_parameter){.name = "head.bias", .rank = 1, .shape = {self->classes.count}});
-    self->target = cps_setup_annotation(setup, &(cps_annotation){.name = "target", .stream = stream, .text_view = -1, .dtype = CPS_I32, .width = 1});
-    self->caption_length = cps_setup_annotation(setup, &(cps_annotation){.name = "length", .stream = stream, .text_view = self->text, .dtype = CPS_REAL, .width = 2});
+    self->image = cps_setup_view(
+        setup,
+        &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_POOLED});
+    self->text = cps_setup_view(setup, &(cps_view){.name = "text",
+                                                   .tower = "text",
+                                                   .stream = stream,
+                                                   .mode = CPS_VIEW_NO_GRADIENT,
+                                                   .outputs = CPS_FEATURE | CPS_TOKENS});
+    self->weight =
+        cps_setup_parameter(setup, &(cps_parameter){.name = "head.weight",
+                                                    .rank = 2,
+                                                    .shape = {self->classes.count, width},
+                                                    .fill = CPS_FILL_NORMAL,
+                                                    .a = 0.3,
+                                                    .decay = true});
+    self->bias = cps_setup_parameter(
+        setup, &(cps_parameter){.name = "head.bias", .rank = 1, .shape = {self->classes.count}});
+    self->target = cps_setup_annotation(
+        setup,
+        &(cps_annotation){
+            .name = "target", .stream = stream, .text_view = -1, .dtype = CPS_I32, .width = 1});
+    self->caption_length = cps_setup_annotation(setup, &(cps_annotation){.name = "length",
+                                                                         .stream = stream,
+                                                                         .text_view = self->text,
+                                                                         .dtype = CPS_REAL,
+                                                                         .width = 2});
     cps_setup_counts(setup, 2);
     cps_setup_embed(setup, CPS_SIDE_IMAGE, "image", CPS_POOLED, false);
     *self_out = self;
     return CPS_OK;
 }
 
-static cps_status ce_annotate(const void *values, const cps_record_ref *record, int32_t annotation, const char *text, void *row_out) {
+static cps_status ce_annotate(const void *values, const cps_record_ref *record, int32_t annotation,
+                              const char *text, void *row_out) {
     const ce *self = values;
     if (annotation == self->caption_length) {
         ((cps_real *)row_out)[0] = (cps_real)strlen(text);
         ((cps_real *)row_out)[1] = 1;
         return CPS_OK;
     }
-    const char *name = strcmp(self->options->key, "label") == 0 ? cps_record_label(record) : cps_record_text(record, self->options->key, 0);
+    const char *name = strcmp(self->options->key, "label") == 0
+                           ? cps_record_label(record)
+                           : cps_record_text(record, self->options->key, 0);
     int32_t *target = row_out;
     *target = -1;
     for (int64_t c = 0; name != NULL && c < self->classes.count; c++) {
@@ -80,9 +121,11 @@ static cps_status ce_prepare(const void *values, const cps_grain *grain, double 
     return CPS_OK;
 }
 
-/* Packed texts: each row's end is the last of its tokens, and the feature is the projection of what stands there. */
+/* Packed texts: each row's end is the last of its tokens, and the feature is the projection of what
+ * stands there. */
 static bool positions_hold(const ce *self, const cps_grain *grain) {
-    const int32_t *offsets = cps_grain_offsets(grain, self->text), *ends = cps_grain_ends(grain, self->text);
+    const int32_t *offsets = cps_grain_offsets(grain, self->text),
+                  *ends = cps_grain_ends(grain, self->text);
     const cps_tensor *tokens = cps_grain_output(grain, self->text, CPS_TOKENS);
     const int64_t rows = cps_grain_rows(grain, self->text);
     bool holds = offsets[0] == 0 && tokens->shape[0] == offsets[rows];
@@ -99,18 +142,22 @@ static cps_status ce_grain_loss(const void *values, cps_grain *grain, cps_tape *
         return cps_error(grain, CPS_ERR_DATA, "grain %lld was told to fail", (long long)step.grain);
     }
     if (cps_tape_computes(tape) && !positions_hold(self, grain)) {
-        return cps_error(grain, CPS_ERR_INTERNAL, "the tokens of the texts are not where the offsets say");
+        return cps_error(grain, CPS_ERR_INTERNAL,
+                         "the tokens of the texts are not where the offsets say");
     }
-    cps_tensor *logits = cps_linear(tape, cps_grain_output(grain, self->image, CPS_POOLED), cps_grain_parameter(grain, self->weight),
+    cps_tensor *logits = cps_linear(tape, cps_grain_output(grain, self->image, CPS_POOLED),
+                                    cps_grain_parameter(grain, self->weight),
                                     cps_grain_parameter(grain, self->bias), CPS_ACT_NONE);
-    cps_tensor *target = cps_reshape(tape, cps_grain_annotation(grain, self->target), 1, &(int64_t){cps_grain_rows(grain, self->image)});
+    cps_tensor *target = cps_reshape(tape, cps_grain_annotation(grain, self->target), 1,
+                                     &(int64_t){cps_grain_rows(grain, self->image)});
     const double count = cps_grain_count(grain, 0);
-    cps_tensor *term = cps_affine(tape, cps_cross_entropy(tape, logits, target, NULL), 1.0 / (count > 0.0 ? count : 1.0), 0.0);
+    cps_tensor *term = cps_affine(tape, cps_cross_entropy(tape, logits, target, NULL),
+                                  1.0 / (count > 0.0 ? count : 1.0), 0.0);
     if (step.step == (int64_t)self->options->nan_step) {
         term = cps_affine(tape, term, (double)NAN, 0.0);
     }
     cps_grain_term(grain, "ce", term, 1.0);
-    cps_report(grain, "characters", cps_grain_count(grain, 1) / (double)step.grains, 1.0);
+    cps_report(grain, "characters", cps_grain_count(grain, 1), 1.0);
     return cps_tape_status(tape);
 }
 
@@ -121,7 +168,8 @@ static cps_status ce_embed(const void *values, cps_embed *embed, cps_tape *tape)
     return cps_tape_status(tape);
 }
 
-/* ---- "ema": the student's pooled output against that of its moving average, plus a parameter's own average ----------------------- */
+/* ---- "ema": the student's pooled output against that of its moving average, plus a parameter's
+ * own average ----------------------- */
 
 typedef struct ema {
     int32_t student, teacher, centre, average;
@@ -134,30 +182,50 @@ static cps_status ema_create(cps_setup *setup, const void *options, void **self_
     const cps_numbers momentum = {1, &ema_momentum};
     ema *self = cps_setup_alloc(setup, sizeof *self);
     const char *stream = cps_setup_stream(setup, "paired");
-    if (self == NULL || stream == NULL || cps_setup_ema(setup, "ssl", "ssl.teacher", &momentum) != CPS_OK) {
+    if (self == NULL || stream == NULL ||
+        cps_setup_ema(setup, "ssl", "ssl.teacher", &momentum) != CPS_OK) {
         return CPS_ERR_USAGE;
     }
     const int64_t width = cps_setup_tower_size(setup, "ssl", "width");
-    self->student = cps_setup_view(setup, &(cps_view){.name = "student", .tower = "ssl", .group = "global", .stream = stream, .outputs = CPS_POOLED});
-    self->teacher = cps_setup_view(setup, &(cps_view){.name = "teacher", .tower = "ssl.teacher", .stream = stream, .crop = 1, .mode = CPS_VIEW_NO_GRADIENT, .outputs = CPS_POOLED});
-    self->centre = cps_setup_parameter(setup, &(cps_parameter){.name = "ema.centre", .rank = 1, .shape = {width}, .fill = CPS_FILL_UNIFORM, .a = -0.1, .b = 0.1});
+    self->student = cps_setup_view(setup, &(cps_view){.name = "student",
+                                                      .tower = "ssl",
+                                                      .group = "global",
+                                                      .stream = stream,
+                                                      .outputs = CPS_POOLED});
+    self->teacher = cps_setup_view(setup, &(cps_view){.name = "teacher",
+                                                      .tower = "ssl.teacher",
+                                                      .stream = stream,
+                                                      .crop = 1,
+                                                      .mode = CPS_VIEW_NO_GRADIENT,
+                                                      .outputs = CPS_POOLED});
+    self->centre = cps_setup_parameter(setup, &(cps_parameter){.name = "ema.centre",
+                                                               .rank = 1,
+                                                               .shape = {width},
+                                                               .fill = CPS_FILL_UNIFORM,
+                                                               .a = -0.1,
+                                                               .b = 0.1});
     *self_out = self;
-    return cps_setup_ema_parameter(setup, self->centre, "ema.centre_average", &momentum, &self->average);
+    return cps_setup_ema_parameter(setup, self->centre, "ema.centre_average", &momentum,
+                                   &self->average);
 }
 
 static cps_status ema_grain_loss(const void *values, cps_grain *grain, cps_tape *tape) {
     const ema *self = values;
-    cps_tensor *student = cps_grain_output(grain, self->student, CPS_POOLED), *teacher = cps_grain_output(grain, self->teacher, CPS_POOLED);
+    cps_tensor *student = cps_grain_output(grain, self->student, CPS_POOLED),
+               *teacher = cps_grain_output(grain, self->teacher, CPS_POOLED);
     if (teacher != NULL && teacher->needs_grad) {
         return cps_error(grain, CPS_ERR_INTERNAL, "the teacher has a gradient");
     }
-    cps_tensor *target = cps_add(tape, teacher, cps_stop_gradient(tape, cps_grain_parameter(grain, self->average)));
-    cps_tensor *gap = cps_sub(tape, cps_add(tape, student, cps_grain_parameter(grain, self->centre)), target);
+    cps_tensor *target =
+        cps_add(tape, teacher, cps_stop_gradient(tape, cps_grain_parameter(grain, self->average)));
+    cps_tensor *gap =
+        cps_sub(tape, cps_add(tape, student, cps_grain_parameter(grain, self->centre)), target);
     cps_grain_term(grain, "gap", cps_affine(tape, cps_dot(tape, gap, gap), 0.02, 0.0), 1.0);
     return cps_tape_status(tape);
 }
 
-/* ---- "buffer": a running mean that the loss reads; with a loss of the whole batch, so that grains are replayed ------------------- */
+/* ---- "buffer": a running mean that the loss reads; with a loss of the whole batch, so that grains
+ * are replayed ------------------- */
 
 typedef struct buffer_options {
     double nan_step;
@@ -165,8 +233,20 @@ typedef struct buffer_options {
 } buffer_options;
 
 static const cps_option buffer_rows[] = {
-    {.name = "nan_step", .kind = CPS_OPT_NUMBER, .default_text = "-1", .minimum = -1, .maximum = 1e9, .help = "step of a loss that is no number", .offset = offsetof(buffer_options, nan_step)},
-    {.name = "fail_commit", .kind = CPS_OPT_INTEGER, .default_text = "-1", .minimum = -1, .maximum = 1000, .help = "step whose commit fails", .offset = offsetof(buffer_options, fail_commit)},
+    {.name = "nan_step",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "-1",
+     .minimum = -1,
+     .maximum = 1e9,
+     .help = "step of a loss that is no number",
+     .offset = offsetof(buffer_options, nan_step)},
+    {.name = "fail_commit",
+     .kind = CPS_OPT_INTEGER,
+     .default_text = "-1",
+     .minimum = -1,
+     .maximum = 1000,
+     .help = "step whose commit fails",
+     .offset = offsetof(buffer_options, fail_commit)},
     {.name = NULL},
 };
 
@@ -184,9 +264,14 @@ static cps_status buffer_create(cps_setup *setup, const void *options, void **se
     }
     self->options = options;
     self->width = cps_setup_tower_size(setup, "image", "embed_dim");
-    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_PROJECTED});
-    self->mean = cps_setup_buffer(setup, &(cps_parameter){.name = "buffer.mean", .rank = 1, .shape = {self->width}}, self->width + 1);
-    self->scale = cps_setup_parameter(setup, &(cps_parameter){.name = "buffer.scale", .fill = CPS_FILL_CONSTANT, .a = 0.5});
+    self->image = cps_setup_view(
+        setup,
+        &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_PROJECTED});
+    self->mean = cps_setup_buffer(
+        setup, &(cps_parameter){.name = "buffer.mean", .rank = 1, .shape = {self->width}},
+        self->width + 1);
+    self->scale = cps_setup_parameter(
+        setup, &(cps_parameter){.name = "buffer.scale", .fill = CPS_FILL_CONSTANT, .a = 0.5});
     *self_out = self;
     return CPS_OK;
 }
@@ -202,7 +287,8 @@ static cps_status buffer_head(const void *values, cps_grain *grain, cps_tape *ta
         sums[self->width] = (double)rows->shape[0];
     }
     cps_accumulate(grain, self->mean, sums, self->width + 1);
-    cps_emit(grain, "centred", self->image, cps_sub(tape, rows, cps_grain_parameter(grain, self->mean)));
+    cps_emit(grain, "centred", self->image,
+             cps_sub(tape, rows, cps_grain_parameter(grain, self->mean)));
     return cps_tape_status(tape);
 }
 
@@ -210,8 +296,10 @@ static cps_status buffer_loss(const void *values, cps_global *global, cps_tape *
     const buffer *self = values;
     cps_tensor *rows = cps_gather(tape, cps_global_rows(global, "centred"));
     const bool broken = cps_global_step(global).step == (int64_t)self->options->nan_step;
-    cps_tensor *size = cps_affine(tape, cps_dot(tape, rows, rows), broken ? (double)NAN : 0.01, 0.0);
-    cps_global_term(global, "size", cps_mul(tape, size, cps_global_parameter(global, self->scale)), 1.0);
+    cps_tensor *size =
+        cps_affine(tape, cps_dot(tape, rows, rows), broken ? (double)NAN : 0.01, 0.0);
+    cps_global_term(global, "size", cps_mul(tape, size, cps_global_parameter(global, self->scale)),
+                    1.0);
     cps_global_report(global, "reported", 42.0);
     return cps_tape_status(tape);
 }
@@ -232,7 +320,8 @@ static cps_status buffer_commit(const void *values, cps_global *global) {
     return CPS_OK;
 }
 
-/* ---- "square", "builtin": the same loss by an operation of the plugin's own and by one of the host's ------------------------------ */
+/* ---- "square", "builtin": the same loss by an operation of the plugin's own and by one of the
+ * host's ------------------------------ */
 
 typedef struct square {
     int32_t image;
@@ -245,7 +334,9 @@ static cps_status square_create(cps_setup *setup, const void *options, void **se
     if (self == NULL || stream == NULL) {
         return CPS_ERR_USAGE;
     }
-    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_PROJECTED});
+    self->image = cps_setup_view(
+        setup,
+        &(cps_view){.name = "image", .tower = "image", .stream = stream, .outputs = CPS_PROJECTED});
     *self_out = self;
     return CPS_OK;
 }
@@ -280,7 +371,8 @@ static cps_status square_backward(cps_tape *tape, const cps_node *node) {
     cps_tensor *x = node->inputs[0];
     cps_real *dx = cps_grad_target(tape, x, &fresh);
     if (dx != NULL) {
-        square_work work = {x->data, cps_node_grad(tape, node->outputs[0]), dx, count_of(x), !fresh};
+        square_work work = {x->data, cps_node_grad(tape, node->outputs[0]), dx, count_of(x),
+                            !fresh};
         cps_parallel(tape, (work.count + PIECE - 1) / PIECE, square_piece, &work);
     }
     return CPS_OK;
@@ -291,7 +383,12 @@ static cps_tensor *square_of(cps_tape *tape, cps_tensor *x) {
     if (y == NULL) {
         return NULL;
     }
-    const cps_node node = {.backward = square_backward, .name = "square", .output_count = 1, .input_count = 1, .outputs = {y}, .inputs = {x}};
+    const cps_node node = {.backward = square_backward,
+                           .name = "square",
+                           .output_count = 1,
+                           .input_count = 1,
+                           .outputs = {y},
+                           .inputs = {x}};
     cps_tape_record(tape, &node);
     if (cps_tape_computes(tape)) {
         square_work work = {x->data, NULL, y->data, count_of(x), false};
@@ -303,7 +400,9 @@ static cps_tensor *square_of(cps_tape *tape, cps_tensor *x) {
 static cps_status square_grain_loss(const void *values, cps_grain *grain, cps_tape *tape) {
     const square *self = values;
     cps_tensor *x = cps_grain_output(grain, self->image, CPS_PROJECTED);
-    cps_grain_term(grain, "square", cps_affine(tape, cps_sum(tape, square_of(tape, square_of(tape, x))), 0.01, 0.0), 1.0);
+    cps_grain_term(grain, "square",
+                   cps_affine(tape, cps_sum(tape, square_of(tape, square_of(tape, x))), 0.01, 0.0),
+                   1.0);
     return cps_tape_status(tape);
 }
 
@@ -316,13 +415,35 @@ static cps_status builtin_grain_loss(const void *values, cps_grain *grain, cps_t
 }
 
 static const cps_objective objectives[] = {
-    {.name = "ce", .help = "Cross-entropy on a linear head.", .options = ce_rows, .options_bytes = sizeof(ce_options), .create = ce_create,
-     .annotate = ce_annotate, .prepare = ce_prepare, .grain_loss = ce_grain_loss, .embed = ce_embed},
-    {.name = "ema", .help = "A student against its moving average.", .create = ema_create, .grain_loss = ema_grain_loss},
-    {.name = "buffer", .help = "A running mean.", .options = buffer_rows, .options_bytes = sizeof(buffer_options), .create = buffer_create,
-     .head = buffer_head, .loss = buffer_loss, .commit = buffer_commit},
-    {.name = "square", .help = "An operation of its own.", .create = square_create, .grain_loss = square_grain_loss},
-    {.name = "builtin", .help = "The same with the host's.", .create = square_create, .grain_loss = builtin_grain_loss},
+    {.name = "ce",
+     .help = "Cross-entropy on a linear head.",
+     .options = ce_rows,
+     .options_bytes = sizeof(ce_options),
+     .create = ce_create,
+     .annotate = ce_annotate,
+     .prepare = ce_prepare,
+     .grain_loss = ce_grain_loss,
+     .embed = ce_embed},
+    {.name = "ema",
+     .help = "A student against its moving average.",
+     .create = ema_create,
+     .grain_loss = ema_grain_loss},
+    {.name = "buffer",
+     .help = "A running mean.",
+     .options = buffer_rows,
+     .options_bytes = sizeof(buffer_options),
+     .create = buffer_create,
+     .head = buffer_head,
+     .loss = buffer_loss,
+     .commit = buffer_commit},
+    {.name = "square",
+     .help = "An operation of its own.",
+     .create = square_create,
+     .grain_loss = square_grain_loss},
+    {.name = "builtin",
+     .help = "The same with the host's.",
+     .create = square_create,
+     .grain_loss = builtin_grain_loss},
 };
 static const cps_plugin_info info = CPS_PLUGIN_INFO(objectives);
 

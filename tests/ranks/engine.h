@@ -1,6 +1,7 @@
-/* A training engine for tests of objectives: tiny shards and a tokenizer in a folder of its own, jobs as JSON text, and a step at a
- * time instead of the whole loop, so that parameters can be looked at in between. A test is one object, so this is a header.
- * All of it is collective: every rank calls alike. What goes wrong here ends the process. */
+/* A training engine for tests of objectives: tiny shards and a tokenizer in a folder of its own,
+ * jobs as JSON text, and a step at a time instead of the whole loop, so that parameters can be
+ * looked at in between. A test is one object, so this is a header. All of it is collective: every
+ * rank calls alike. What goes wrong here ends the process. */
 #ifndef CPS_TESTS_ENGINE_H
 #define CPS_TESTS_ENGINE_H
 
@@ -36,22 +37,26 @@ typedef struct engine {
 
 static engine the_engine;
 
-#define ENGINE_MUST(call)                                                                                        \
-    do {                                                                                                         \
-        if ((call) != CPS_OK) {                                                                                  \
-            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__, __LINE__, cps_fail_message()); \
-            exit(70);                                                                                            \
-        }                                                                                                        \
+#define ENGINE_MUST(call)                                                                          \
+    do {                                                                                           \
+        if ((call) != CPS_OK) {                                                                    \
+            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__,      \
+                    __LINE__, cps_fail_message());                                                 \
+            exit(70);                                                                              \
+        }                                                                                          \
     } while (0)
-#define ENGINE_CHECK(condition)                                                                                  \
-    do {                                                                                                         \
-        if (!(condition)) {                                                                                      \
-            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__, __LINE__, #condition); \
-            the_engine.failures++;                                                                               \
-        }                                                                                                        \
+#define ENGINE_CHECK(condition)                                                                    \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "rank %d: %s:%d: %s\n", cps_comm_rank(the_engine.comm), __FILE__,      \
+                    __LINE__, #condition);                                                         \
+            the_engine.failures++;                                                                 \
+        }                                                                                          \
     } while (0)
 
-/* ---- data -------------------------------------------------------------------------------------------------------------- */
+/* ---- data
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 /* Record `i` of a set: 24 x 24 pixels; colour and stripes follow its number. */
 static uint8_t *engine_picture(int64_t i, size_t *length_out) {
@@ -69,13 +74,17 @@ static uint8_t *engine_picture(int64_t i, size_t *length_out) {
 }
 
 static void engine_text(int64_t i, int64_t way, char text[96]) {
-    static const char *const leaves[] = {"oak", "ash", "elm"}, *const marks[] = {"green", "spotted", "dry", "young", "torn"};
-    snprintf(text, 96, way == 0 ? "a %s leaf, %s" : "the leaf of an %s that is %s and rather long", leaves[i % 3], marks[i % 5]);
+    static const char *const leaves[] = {"oak", "ash", "elm"}, *const marks[] = {"green", "spotted",
+                                                                                 "dry", "young",
+                                                                                 "torn"};
+    snprintf(text, 96, way == 0 ? "a %s leaf, %s" : "the leaf of an %s that is %s and rather long",
+             leaves[i % 3], marks[i % 5]);
 }
 
 /* damaged_every: records 1, n+1, ... hold half a JPEG; 0: none. */
 static void engine_shard(const char *name, int64_t first, int64_t count, int64_t damaged_every) {
-    static const char *const classes[] = {"oak", "ash", "elm"}, *const fields[] = {"caption", "mark"};
+    static const char *const classes[] = {"oak", "ash", "elm"}, *const fields[] = {"caption",
+                                                                                   "mark"};
     char path[320];
     snprintf(path, sizeof path, "%s/%s", the_engine.folder, name);
     cps_shard_writer *writer = NULL;
@@ -90,8 +99,12 @@ static void engine_shard(const char *name, int64_t first, int64_t count, int64_t
         const char *const captions[] = {texts[0], texts[1]}, *const marks[] = {mark};
         const cps_record_text text[] = {{"caption", 2, captions}, {"mark", 1, marks}};
         const bool damaged = damaged_every > 0 && i % damaged_every == 1;
-        const cps_record record = {.sample_id = 1000 + (uint64_t)i, .image = bytes, .image_bytes = damaged ? length / 2 : length,
-                                   .label = i % 7 == 6 ? -1 : (int32_t)(i % 3), .text_field_count = 2, .texts = text};
+        const cps_record record = {.sample_id = 1000 + (uint64_t)i,
+                                   .image = bytes,
+                                   .image_bytes = damaged ? length / 2 : length,
+                                   .label = i % 7 == 6 ? -1 : (int32_t)(i % 3),
+                                   .text_field_count = 2,
+                                   .texts = text};
         ENGINE_MUST(cps_shard_writer_append(writer, &record));
         free(bytes);
     }
@@ -118,12 +131,15 @@ static void engine_data(void) {
     ENGINE_MUST(cps_tokenizer_train(engine_line, &at, &options, path, &vocabulary));
 }
 
-/* ---- start and end --------------------------------------------------------------------------------------------------------- */
+/* ---- start and end
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 /* program: .../<flavour>/tests/<group>/<name>; its flavour's folder is three up. */
 static void engine_find_build(const char *program) {
     char *resolved = realpath(program, NULL);
-    snprintf(the_engine.build, sizeof the_engine.build, "%s", resolved == NULL ? program : resolved);
+    snprintf(the_engine.build, sizeof the_engine.build, "%s",
+             resolved == NULL ? program : resolved);
     free(resolved);
     for (int i = 0; i < 3; i++) {
         char *slash = strrchr(the_engine.build, '/');
@@ -176,17 +192,20 @@ static ENGINE_UNUSED const char *engine_plugin(const char *name) {
     return path;
 }
 
-/* ---- jobs --------------------------------------------------------------------------------------------------------------------- */
+/* ---- jobs
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
 /* One stage of a job: what differs from the defaults. */
 typedef struct engine_job {
     const char *objectives; /* JSON list; every %s in it is the path of `plugin` */
     const char *plugin;     /* test plugin, or NULL */
-    const char *stage;      /* further members of the stage, each with a comma in front: ", \"tail\": \"keep\"" */
-    const char *shards;     /* of the stream "paired"; NULL: train.h5 */
-    const char *optimizer;  /* NULL: sgd, lr 0.1, no momentum */
+    const char *stage;     /* further members of the stage, each with a comma in front: ", \"tail\":
+                              \"keep\"" */
+    const char *shards;    /* of the stream "paired"; NULL: train.h5 */
+    const char *optimizer; /* NULL: sgd, lr 0.1, no momentum */
     int64_t steps, global_batch, grain; /* 0: 2 (-1: none), 16, 4 */
-    int64_t parts;          /* 0: 32 */
+    int64_t parts;                      /* 0: 32 */
 } engine_job;
 
 /* malloc'ed. */
@@ -208,25 +227,37 @@ static char *engine_replace(const char *text, const char *path) {
 }
 
 static char *engine_job_text(const engine_job *job) {
-    char *objectives = engine_replace(job->objectives, job->plugin == NULL ? "" : engine_plugin(job->plugin));
+    char *objectives =
+        engine_replace(job->objectives, job->plugin == NULL ? "" : engine_plugin(job->plugin));
     char *text = cps_format(
-        "{\"name\":\"test\",\"seed\":3,\"reproducible\":\"world\",\"precision\":\"fp32\",\"parts\":%lld,"
-        "\"model\":{\"embed_dim\":8,\"image\":{\"image_size\":16,\"patch\":8,\"width\":16,\"layers\":1,\"heads\":2},"
+        "{\"name\":\"test\",\"seed\":3,\"reproducible\":\"world\",\"precision\":\"fp32\",\"parts\":"
+        "%lld,"
+        "\"model\":{\"embed_dim\":8,\"image\":{\"image_size\":16,\"patch\":8,\"width\":16,"
+        "\"layers\":1,\"heads\":2},"
         "\"text\":{\"width\":16,\"layers\":1,\"heads\":2,\"context\":16},"
-        "\"towers\":{\"ssl\":{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,\"width\":12,\"layers\":1,\"heads\":2}}},"
+        "\"towers\":{\"ssl\":{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,"
+        "\"width\":12,\"layers\":1,\"heads\":2}}},"
         "\"tokenizer\":{\"merges\":\"%s/merges.txt\",\"context\":16},"
         "\"data\":{\"paired\":{\"shards\":[\"%s/%s\"]},\"extra\":{\"shards\":[\"%s/extra.h5\"]}},"
-        "\"stages\":[{\"name\":\"stage1\",\"objectives\":%s,\"epochs\":0,\"steps\":%lld,\"global_batch\":%lld,\"grain\":%lld,\"crop\":[0.5,1]%s,"
-        "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":[],\"checkpoint\":{}}",
-        (long long)(job->parts > 0 ? job->parts : 32), the_engine.folder, the_engine.folder, job->shards == NULL ? "train.h5" : job->shards,
-        the_engine.folder, objectives, (long long)(job->steps == 0 ? 2 : job->steps < 0 ? 0 : job->steps), (long long)(job->global_batch > 0 ? job->global_batch : 16),
+        "\"stages\":[{\"name\":\"stage1\",\"objectives\":%s,\"epochs\":0,\"steps\":%lld,\"global_"
+        "batch\":%lld,\"grain\":%lld,\"crop\":[0.5,1]%s,"
+        "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":[],\"checkpoint\":{}"
+        "}",
+        (long long)(job->parts > 0 ? job->parts : 32), the_engine.folder, the_engine.folder,
+        job->shards == NULL ? "train.h5" : job->shards, the_engine.folder, objectives,
+        (long long)(job->steps == 0  ? 2
+                    : job->steps < 0 ? 0
+                                     : job->steps),
+        (long long)(job->global_batch > 0 ? job->global_batch : 16),
         (long long)(job->grain > 0 ? job->grain : 4), job->stage == NULL ? "" : job->stage,
         job->optimizer == NULL ? "{\"kind\":\"sgd\",\"lr\":0.1,\"momentum\":0}" : job->optimizer);
     free(objectives);
     return text;
 }
 
-/* ---- a stage at work ------------------------------------------------------------------------------------------------------------ */
+/* ---- a stage at work
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct trial {
     char *text;
@@ -270,7 +301,8 @@ static ENGINE_UNUSED cps_status engine_open(const engine_job *job, trial *t) {
     ENGINE_MUST(cps_json_parse(t->text, strlen(t->text), "test job", &t->job));
     snprintf(t->runs, sizeof t->runs, "%s/runs", the_engine.folder);
     const cps_run_options options = {.runs = t->runs, .until = -1, .threads = 1};
-    CPS_TRY(cps_run_open(the_engine.comm, the_engine.plugins, t->job, &t->calls, &options, &t->run));
+    CPS_TRY(
+        cps_run_open(the_engine.comm, the_engine.plugins, t->job, &t->calls, &options, &t->run));
     t->plan = t->run->stages[0].plan;
     CPS_TRY(cps_run_initialise(t->run));
     t->loop = calloc(1, sizeof *t->loop);
@@ -302,9 +334,11 @@ static ENGINE_UNUSED cps_status engine_begin(trial *t) {
                                          .world = true};
     CPS_TRY(cps_updater_create(&options, &t->loop->updater));
     for (int32_t i = 0; i < t->plan->ema_count; i++) {
-        CPS_TRY(cps_updater_set_ema(t->loop->updater, t->plan->emas[i].param, t->plan->emas[i].momentum));
+        CPS_TRY(cps_updater_set_ema(t->loop->updater, t->plan->emas[i].param,
+                                    t->plan->emas[i].momentum));
     }
-    CPS_TRY(cps_step_create(the_engine.comm, t->plan, &stage->memory, t->loop->updater, &t->loop->step));
+    CPS_TRY(cps_step_create(the_engine.comm, t->plan, &stage->memory, t->loop->updater,
+                            &t->loop->step));
     CPS_TRY(cps_run_loader(t->run, 0, &t->loop->loader));
     return cps_loader_seek(t->loop->loader, 0);
 }
@@ -344,7 +378,8 @@ static ENGINE_UNUSED uint64_t engine_digest(trial *t) {
 }
 
 /* All of it: features, fit, the stage's steps, finish. `result` is the last step's. */
-static ENGINE_UNUSED cps_status engine_train(const engine_job *job, trial *t, cps_step_result *result) {
+static ENGINE_UNUSED cps_status engine_train(const engine_job *job, trial *t,
+                                             cps_step_result *result) {
     bool ends = false;
     CPS_TRY(engine_open(job, t));
     CPS_TRY(engine_frozen(t));
