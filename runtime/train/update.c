@@ -313,9 +313,10 @@ static cps_update_verdict own_verdict(const cps_updater *updater, cps_status own
     const cps_update_layout *layout = &updater->layout;
     cps_update_verdict verdict = {.status = (int32_t)own};
     int32_t bad = atomic_load(&updater->bad_tensor);
+    verdict.only_summed = bad >= layout->tensor_count;
     const int64_t first = layout->first_chunk[layout->rank];
     for (int64_t c = first; c < layout->first_chunk[layout->rank + 1]; c++) {
-        if (!isfinite(squares[c - first]) && layout->chunks[c].tensor < bad) {
+        if (verdict.only_summed && !isfinite(squares[c - first]) && layout->chunks[c].tensor < bad) {
             bad = layout->chunks[c].tensor;
         }
     }
@@ -352,7 +353,7 @@ static void gather_squares(cps_updater *updater, cps_status own, const char *fla
 static bool read_squares(cps_updater *updater, cps_update_norms *norms) {
     const cps_update_layout *layout = &updater->layout;
     const char *area = updater->gather_area;
-    bool failed = false;
+    bool failed = false, blamed = false;
     for (int32_t r = 0; r < layout->ranks; r++) {
         const cps_update_verdict *verdict = (const cps_update_verdict *)(const void *)area;
         const int64_t chunks = layout->first_chunk[r + 1] - layout->first_chunk[r];
@@ -360,7 +361,10 @@ static bool read_squares(cps_updater *updater, cps_update_norms *norms) {
                (size_t)chunks * sizeof(double));
         failed = failed || verdict->status != CPS_OK;
         const bool bad = verdict->tensor >= 0 || verdict->flagged[0] != '\0';
-        if (bad && norms->finite) {
+        const bool own = verdict->tensor >= 0 && !verdict->only_summed;
+        /* What a rank sent counts before what an owner found in a sum, lower ranks before higher. */
+        if (bad && (norms->finite || (own && !blamed))) {
+            blamed = own;
             norms->finite = false;
             norms->bad_rank = r;
             snprintf(norms->bad_name, sizeof norms->bad_name, "%s",

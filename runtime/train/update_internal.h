@@ -91,6 +91,7 @@ typedef struct cps_update_verdict {
     int32_t status;
     int32_t tensor; /* lowest with a non-finite value, -1 */
     char flagged[CPS_NAME_MAX];
+    bool only_summed; /* `tensor` was finite in what this rank sent: another rank is to blame */
 } cps_update_verdict;
 
 struct cps_updater {
