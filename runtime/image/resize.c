@@ -13,31 +13,17 @@
 
 #include "base/numeric.h"
 #include "image/image_internal.h"
+#include "image/resize_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__SSSE3__)
-#include <tmmintrin.h>
-#endif
-
 enum {
-    FRACTION_BITS = 32 - 8 - 2,
-    LOW_BITS = 11,
-    MAX_OUTPUT_SIDE = 1 << 24, /* of the whole resized picture; only a window of it is computed */
-    SLACK = 64                 /* bytes past a row that vector loads may touch */
-};
+    MAX_OUTPUT_SIDE = 1 << 24
+}; /* of the whole resized picture; only a window of it is computed */
 
-/* The taps of a run of output pixels along one axis. Weights of one pixel: `stride` entries, a
- * multiple of 4, zero beyond `count[i]`. */
-typedef struct taps {
-    int32_t outputs, stride;
-    int32_t *first, *count;
-    int16_t *high, *low; /* [outputs, stride] */
-} taps;
-
-static void free_taps(taps *axis) {
+static void free_taps(cps_taps *axis) {
     free(axis->first);
     free(axis->count);
     free(axis->high);
@@ -64,15 +50,15 @@ static double filter_support(cps_filter filter) {
     return filter == CPS_BILINEAR ? 1.0 : 2.0;
 }
 
-static cps_status allocate_taps(int32_t outputs, int32_t stride, taps *axis) {
+static cps_status allocate_taps(int32_t outputs, int32_t stride, cps_taps *axis) {
     const size_t n = (size_t)outputs;
     const size_t weights = n * (size_t)stride;
-    *axis = (taps){.outputs = outputs,
-                   .stride = stride,
-                   .first = calloc(n, sizeof *axis->first),
-                   .count = calloc(n, sizeof *axis->count),
-                   .high = calloc(weights, sizeof *axis->high),
-                   .low = calloc(weights, sizeof *axis->low)};
+    *axis = (cps_taps){.outputs = outputs,
+                       .stride = stride,
+                       .first = calloc(n, sizeof *axis->first),
+                       .count = calloc(n, sizeof *axis->count),
+                       .high = calloc(weights, sizeof *axis->high),
+                       .low = calloc(weights, sizeof *axis->low)};
     if (axis->first == NULL || axis->count == NULL || axis->high == NULL || axis->low == NULL) {
         free_taps(axis);
         return cps_fail(CPS_ERR_UNAVAILABLE, "no memory for the weights of a resize to %d pixels",
@@ -81,18 +67,18 @@ static cps_status allocate_taps(int32_t outputs, int32_t stride, taps *axis) {
     return CPS_OK;
 }
 
-static void store_weight(taps *axis, size_t at, double weight) {
-    const double scaled = weight * (double)(1 << FRACTION_BITS);
+static void store_weight(cps_taps *axis, size_t at, double weight) {
+    const double scaled = weight * (double)(1 << CPS_RESIZE_FRACTION_BITS);
     const int32_t fixed = (int32_t)(weight < 0 ? scaled - 0.5 : scaled + 0.5);
-    const int32_t low = fixed & ((1 << LOW_BITS) - 1);
+    const int32_t low = fixed & ((1 << CPS_RESIZE_LOW_BITS) - 1);
     axis->low[at] = (int16_t)low;
-    axis->high[at] = (int16_t)((fixed - low) / (1 << LOW_BITS));
+    axis->high[at] = (int16_t)((fixed - low) / (1 << CPS_RESIZE_LOW_BITS));
 }
 
 /* Taps of output pixels [window, window + outputs) of an axis of input size `in`, where the region
  * (start, extent) becomes `out` pixels. */
 static cps_status plan_taps(int32_t in, double start, double extent, int32_t out, int32_t window,
-                            int32_t outputs, cps_filter filter, taps *axis) {
+                            int32_t outputs, cps_filter filter, cps_taps *axis) {
     const double scale = extent / out;
     const double stretch = scale < 1.0 ? 1.0 : scale;
     const double support = filter_support(filter) * stretch;
@@ -126,126 +112,6 @@ static cps_status plan_taps(int32_t in, double start, double extent, int32_t out
     return CPS_OK;
 }
 
-/* ---- the two passes
- * -----------------------------------------------------------------------------------------------
- */
-
-#if defined(__SSSE3__)
-
-/* (sum high << 11) + sum low, rounded, cut to 16 bits with saturation later. */
-static __m128i joined(__m128i high, __m128i low) {
-    const __m128i half = _mm_set1_epi32(1 << (FRACTION_BITS - 1));
-    return _mm_srai_epi32(_mm_add_epi32(_mm_add_epi32(_mm_slli_epi32(high, LOW_BITS), low), half),
-                          FRACTION_BITS);
-}
-
-static __m128i pair_of(const int16_t *weights) {
-    int32_t both;
-    memcpy(&both, weights, sizeof both);
-    return _mm_set1_epi32(both);
-}
-
-/* One output row. `row` has SLACK readable bytes behind it, `to` 4. Four taps a step: 12 bytes of
- * three channels are sorted into pairs (tap k, tap k + 1) per channel. */
-static void pass_row(const uint8_t *row, const taps *axis, uint8_t *to) {
-    const __m128i first_pair =
-        _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
-    const __m128i second_pair =
-        _mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    for (int32_t i = 0; i < axis->outputs; ++i) {
-        const size_t at = (size_t)i * (size_t)axis->stride;
-        const uint8_t *from = row + 3 * (size_t)axis->first[i];
-        __m128i high = _mm_setzero_si128();
-        __m128i low = _mm_setzero_si128();
-        for (int32_t k = 0; k < axis->count[i]; k += 4) {
-            const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(from + 3 * k));
-            const __m128i a = _mm_shuffle_epi8(bytes, first_pair);
-            const __m128i b = _mm_shuffle_epi8(bytes, second_pair);
-            const int16_t *h = axis->high + at + k;
-            const int16_t *l = axis->low + at + k;
-            high = _mm_add_epi32(high, _mm_madd_epi16(a, pair_of(h)));
-            low = _mm_add_epi32(low, _mm_madd_epi16(a, pair_of(l)));
-            high = _mm_add_epi32(high, _mm_madd_epi16(b, pair_of(h + 2)));
-            low = _mm_add_epi32(low, _mm_madd_epi16(b, pair_of(l + 2)));
-        }
-        const __m128i words = _mm_packs_epi32(joined(high, low), _mm_setzero_si128());
-        const int32_t pixel = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
-        memcpy(to + 3 * (size_t)i, &pixel, sizeof pixel); /* the fourth byte is overwritten next */
-    }
-}
-
-/* One output row of `bytes` bytes from rows `stride` apart; all have 16 bytes of slack. */
-static void pass_column(const uint8_t *rows, size_t stride, const int16_t *high, const int16_t *low,
-                        int32_t count, size_t bytes, uint8_t *to) {
-    const __m128i zero = _mm_setzero_si128();
-    for (size_t x = 0; x < bytes; x += 16) {
-        __m128i h[4] = {zero, zero, zero, zero};
-        __m128i l[4] = {zero, zero, zero, zero};
-        for (int32_t k = 0; k < count; k += 2) {
-            const uint8_t *from = rows + (size_t)k * stride + x;
-            const __m128i a = _mm_loadu_si128((const __m128i *)(const void *)from);
-            const __m128i b = k + 1 < count
-                                  ? _mm_loadu_si128((const __m128i *)(const void *)(from + stride))
-                                  : zero;
-            const __m128i wh = pair_of(high + k);
-            const __m128i wl = pair_of(low + k);
-            const __m128i near = _mm_unpacklo_epi8(a, b);
-            const __m128i far = _mm_unpackhi_epi8(a, b);
-            const __m128i pairs[4] = {_mm_unpacklo_epi8(near, zero), _mm_unpackhi_epi8(near, zero),
-                                      _mm_unpacklo_epi8(far, zero), _mm_unpackhi_epi8(far, zero)};
-            for (int j = 0; j < 4; ++j) {
-                h[j] = _mm_add_epi32(h[j], _mm_madd_epi16(pairs[j], wh));
-                l[j] = _mm_add_epi32(l[j], _mm_madd_epi16(pairs[j], wl));
-            }
-        }
-        const __m128i left = _mm_packs_epi32(joined(h[0], l[0]), joined(h[1], l[1]));
-        const __m128i right = _mm_packs_epi32(joined(h[2], l[2]), joined(h[3], l[3]));
-        _mm_storeu_si128((__m128i *)(void *)(to + x), _mm_packus_epi16(left, right));
-    }
-}
-
-#else
-
-static uint8_t rounded(uint32_t sum) {
-    const int32_t value = (int32_t)(sum + (1u << (FRACTION_BITS - 1))) >> FRACTION_BITS;
-    return (uint8_t)(value < 0 ? 0 : (value > 255 ? 255 : value));
-}
-
-static uint32_t weight_of(int16_t high, int16_t low) {
-    return (uint32_t)((int32_t)high * (1 << LOW_BITS) + low);
-}
-
-static void pass_row(const uint8_t *row, const taps *axis, uint8_t *to) {
-    for (int32_t i = 0; i < axis->outputs; ++i) {
-        const size_t at = (size_t)i * (size_t)axis->stride;
-        const uint8_t *from = row + 3 * (size_t)axis->first[i];
-        uint32_t sum[3] = {0, 0, 0};
-        for (int32_t k = 0; k < axis->count[i]; ++k) {
-            const uint32_t weight =
-                weight_of(axis->high[at + (size_t)k], axis->low[at + (size_t)k]);
-            for (int32_t c = 0; c < 3; ++c) {
-                sum[c] += weight * from[3 * k + c];
-            }
-        }
-        for (int32_t c = 0; c < 3; ++c) {
-            to[3 * i + c] = rounded(sum[c]);
-        }
-    }
-}
-
-static void pass_column(const uint8_t *rows, size_t stride, const int16_t *high, const int16_t *low,
-                        int32_t count, size_t bytes, uint8_t *to) {
-    for (size_t x = 0; x < bytes; ++x) {
-        uint32_t sum = 0;
-        for (int32_t k = 0; k < count; ++k) {
-            sum += weight_of(high[k], low[k]) * rows[(size_t)k * stride + x];
-        }
-        to[x] = rounded(sum);
-    }
-}
-
-#endif
-
 /* ---- a window of the resized picture
  * ------------------------------------------------------------------------------ */
 
@@ -271,38 +137,59 @@ static bool is_identity(int32_t in, double start, double extent, int32_t out) {
     return start == 0.0 && extent == in && out == in;
 }
 
-/* Input rows [first, end) through the horizontal pass, or cut out where there is nothing to do. */
-static cps_status make_band(const resize_job *job, int32_t first, int32_t end, band *band_out) {
+/* Input rows [first, end) through the horizontal pass. Vector code reads past the end of a row:
+ * rows that end too close to the end of the picture go through a copy. */
+static cps_status reduce_rows(const resize_job *job, int32_t first, int32_t end, uint8_t *to,
+                              size_t stride) {
     const cps_image *image = job->image;
     const size_t row_bytes = (size_t)image->width * 3;
-    const size_t stride = (size_t)job->window_width * 3;
-    const bool copy = is_identity(image->width, job->x, job->width, job->out_width);
-    taps axis = {0};
-    if (!copy) {
-        CPS_TRY(plan_taps(image->width, job->x, job->width, job->out_width, job->left,
-                          job->window_width, job->filter, &axis));
+    const int32_t unsafe = (int32_t)(CPS_RESIZE_SLACK / row_bytes) + 1;
+    const int32_t direct = (int32_t)cps_max_i64(first, cps_min_i64(end, image->height - unsafe));
+    const size_t copied = (size_t)(end - direct) * row_bytes;
+    uint8_t *copy = malloc(copied + CPS_RESIZE_SLACK);
+    cps_taps axis = {0};
+    if (copy == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "no memory to resize rows of %d pixels", image->width);
     }
-    uint8_t *bytes = malloc(stride * (size_t)(end - first) + SLACK);
-    uint8_t *row = calloc(row_bytes + SLACK, 1); /* a copy with slack: images end where they end */
-    if (bytes == NULL || row == NULL) {
-        free(bytes);
-        free(row);
-        free_taps(&axis);
+    const cps_status status = plan_taps(image->width, job->x, job->width, job->out_width, job->left,
+                                        job->window_width, job->filter, &axis);
+    if (status == CPS_OK) {
+        const cps_resize_kernels *kernels = cps_resize_kernels_of(CPS_RESIZE_BEST);
+        kernels->rows(image->pixels + row_bytes * (size_t)first, row_bytes, direct - first, &axis,
+                      to, stride);
+        memcpy(copy, image->pixels + row_bytes * (size_t)direct, copied);
+        memset(copy + copied, 0, CPS_RESIZE_SLACK);
+        kernels->rows(copy, row_bytes, end - direct, &axis, to + stride * (size_t)(direct - first),
+                      stride);
+    }
+    free_taps(&axis);
+    free(copy);
+    return status;
+}
+
+/* Input rows [first, end), `window_width` pixels each. */
+static cps_status make_band(const resize_job *job, int32_t first, int32_t end, band *band_out) {
+    const cps_image *image = job->image;
+    const size_t stride = (size_t)job->window_width * 3;
+    uint8_t *bytes = malloc(stride * (size_t)(end - first) + CPS_RESIZE_SLACK);
+    if (bytes == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "no memory to resize %d x %d pixels", image->width,
                         image->height);
     }
-    for (int32_t y = first; y < end; ++y) {
-        const uint8_t *from = image->pixels + row_bytes * (size_t)y;
-        uint8_t *to = bytes + stride * (size_t)(y - first);
-        if (copy) {
-            memcpy(to, from + 3 * (size_t)job->left, stride);
-        } else {
-            memcpy(row, from, row_bytes);
-            pass_row(row, &axis, to);
+    memset(bytes + stride * (size_t)(end - first), 0, CPS_RESIZE_SLACK);
+    cps_status status = CPS_OK;
+    if (is_identity(image->width, job->x, job->width, job->out_width)) {
+        for (int32_t y = first; y < end; ++y) {
+            const size_t at = (size_t)y * (size_t)image->width + (size_t)job->left;
+            memcpy(bytes + stride * (size_t)(y - first), image->pixels + 3 * at, stride);
         }
+    } else {
+        status = reduce_rows(job, first, end, bytes, stride);
     }
-    free(row);
-    free_taps(&axis);
+    if (status != CPS_OK) {
+        free(bytes);
+        return status;
+    }
     *band_out = (band){.bytes = bytes, .stride = stride, .first = first};
     return CPS_OK;
 }
@@ -316,7 +203,7 @@ static cps_status resize_without_vertical(const resize_job *job, uint8_t *pixels
 }
 
 static cps_status resize_both(const resize_job *job, uint8_t *pixels) {
-    taps axis;
+    cps_taps axis;
     CPS_TRY(plan_taps(job->image->height, job->y, job->height, job->out_height, job->top,
                       job->window_height, job->filter, &axis));
     const int32_t last = job->window_height - 1;
@@ -328,11 +215,12 @@ static cps_status resize_both(const resize_job *job, uint8_t *pixels) {
         free_taps(&axis);
         return status;
     }
+    const cps_resize_kernels *kernels = cps_resize_kernels_of(CPS_RESIZE_BEST);
     for (int32_t y = 0; y < job->window_height; ++y) {
         const size_t at = (size_t)y * (size_t)axis.stride;
-        pass_column(rows.bytes + rows.stride * (size_t)(axis.first[y] - rows.first), rows.stride,
-                    axis.high + at, axis.low + at, axis.count[y], rows.stride,
-                    pixels + rows.stride * (size_t)y);
+        kernels->column(rows.bytes + rows.stride * (size_t)(axis.first[y] - rows.first),
+                        rows.stride, axis.high + at, axis.low + at, axis.count[y], rows.stride,
+                        pixels + rows.stride * (size_t)y);
     }
     free(rows.bytes);
     free_taps(&axis);
@@ -341,7 +229,7 @@ static cps_status resize_both(const resize_job *job, uint8_t *pixels) {
 
 static cps_status resize_window(const resize_job *job, cps_image *out) {
     const size_t bytes = (size_t)job->window_width * (size_t)job->window_height * 3;
-    uint8_t *pixels = malloc(bytes + SLACK);
+    uint8_t *pixels = malloc(bytes + CPS_RESIZE_SLACK);
     if (pixels == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "no memory for %d x %d pixels", job->window_width,
                         job->window_height);

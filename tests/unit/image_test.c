@@ -3,6 +3,7 @@
 #include "image/image.h"
 
 #include "base/status.h"
+#include "image/resize_kernels.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -458,6 +459,63 @@ static void resize_follows_the_formula(void **state) {
     }
 }
 
+/* Random taps over random pixels: every kind of kernel gives the bits of the portable one and stays
+ * in its bounds. */
+static void kernels_agree(void **state) {
+    (void)state;
+    enum { WIDTH = 37, HEIGHT = 11, OUTPUTS = 19, STRIDE = 8 };
+    uint32_t random = 5;
+    uint8_t from[3 * WIDTH * HEIGHT + CPS_RESIZE_SLACK];
+    int32_t first[OUTPUTS];
+    int32_t count[OUTPUTS];
+    int16_t high[OUTPUTS * STRIDE] = {0};
+    int16_t low[OUTPUTS * STRIDE] = {0};
+    for (size_t i = 0; i < sizeof from; ++i) {
+        from[i] = (uint8_t)noise(&random);
+    }
+    for (int32_t i = 0; i < OUTPUTS; ++i) {
+        count[i] = 1 + (int32_t)(noise(&random) % 7);
+        first[i] = (int32_t)(noise(&random) % (uint32_t)(WIDTH - count[i] + 1));
+        for (int32_t k = 0; k < count[i]; ++k) {
+            high[i * STRIDE + k] = (int16_t)(noise(&random) % 1400 - 300);
+            low[i * STRIDE + k] = (int16_t)(noise(&random) % 2048);
+        }
+    }
+    const cps_taps axis = {.outputs = OUTPUTS,
+                           .stride = STRIDE,
+                           .first = first,
+                           .count = count,
+                           .high = high,
+                           .low = low};
+    const cps_resize_kernels *portable = cps_resize_kernels_of(CPS_RESIZE_PORTABLE);
+    for (int which = CPS_RESIZE_SSSE3; which <= CPS_RESIZE_AVX2; ++which) {
+        const cps_resize_kernels *kernels = cps_resize_kernels_of(which);
+        if (kernels == NULL) {
+            print_message("this CPU lacks kind %d\n", which);
+            continue;
+        }
+        for (int32_t rows = 0; rows <= HEIGHT; ++rows) {
+            uint8_t want[3 * OUTPUTS * HEIGHT];
+            uint8_t got[3 * OUTPUTS * HEIGHT];
+            memset(want, 77, sizeof want);
+            memset(got, 77, sizeof got);
+            portable->rows(from, 3 * WIDTH, rows, &axis, want, 3 * OUTPUTS);
+            kernels->rows(from, 3 * WIDTH, rows, &axis, got, 3 * OUTPUTS);
+            assert_memory_equal(want, got, sizeof want);
+        }
+        for (int32_t i = 0; i < OUTPUTS; ++i) {
+            uint8_t want[3 * WIDTH];
+            uint8_t got[3 * WIDTH + CPS_RESIZE_SLACK];
+            const int16_t *h = high + (ptrdiff_t)i * STRIDE;
+            const int16_t *l = low + (ptrdiff_t)i * STRIDE;
+            portable->column(from, 3 * WIDTH, h, l, count[i], 3 * WIDTH, want);
+            kernels->column(from, 3 * WIDTH, h, l, count[i], 3 * WIDTH, got);
+            assert_memory_equal(want, got, sizeof want);
+        }
+    }
+    assert_non_null(cps_resize_kernels_of(CPS_RESIZE_BEST));
+}
+
 static void equal_size_copies(void **state) {
     (void)state;
     cps_image image = make_picture(31, 17);
@@ -572,6 +630,7 @@ int main(void) {
         cmocka_unit_test(every_png_colour_type_becomes_rgb),
         cmocka_unit_test(damaged_pngs_are_refused),
         cmocka_unit_test(resize_follows_the_formula),
+        cmocka_unit_test(kernels_agree),
         cmocka_unit_test(equal_size_copies),
         cmocka_unit_test(evaluation_is_resize_and_crop),
         cmocka_unit_test(halves_of_the_crop_go_to_even),
