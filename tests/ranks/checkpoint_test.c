@@ -428,11 +428,13 @@ static void test_failing_write(cps_comm *comm) {
     remove_folder(comm, folder);
 }
 
-/* A file system of 24 MiB holds no second checkpoint of 19: the one that is there stays and loads.
+/* The file system has room for one checkpoint (19 MB in float) and no second: the one that is there
+ * stays and loads.
  */
 static void test_full_disk(cps_comm *comm) {
     char *folder = make_folder(comm);
-    bool mounted = cps_comm_rank(comm) == 0 && mount("tmpfs", folder, "tmpfs", 0, "size=24m") == 0;
+    const char *size = sizeof(cps_real) == sizeof(double) ? "size=48m" : "size=24m";
+    bool mounted = cps_comm_rank(comm) == 0 && mount("tmpfs", folder, "tmpfs", 0, size) == 0;
     cps_comm_broadcast(comm, "mount", &mounted, sizeof mounted, 0);
     if (!mounted) {
         if (cps_comm_rank(comm) == 0) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/hash.h"
 #include "base/json.h"
@@ -345,6 +346,9 @@ static void run_parts(cps_comm *comm, cps_updater *updater, cps_params *params, 
     cps_updater_add_global(updater, SCALE, &global[0]);
     cps_updater_begin(updater, parts);
     cps_updater_add_global(updater, SCALE, &global[1]);
+    if (parts == 32 && rank == 0) { /* takes nothing in while the others want copies back */
+        nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    }
     for (int64_t part = cps_part_first(parts, size, rank);
          part < cps_part_first(parts, size, rank + 1); part++) {
         cps_updater_part_begin(updater, part);
@@ -555,10 +559,14 @@ int main(int argc, char **argv) {
         return 1;
     }
     const scenario scenarios[] = {
-        {"adamw", adamw, 6, 2, 1.0, 0, true}, {"adamw", adamw, 8, 3, 0, 0.5, true},
-        {"adamw", adamw, 13, 1, 0, 0, true},  {"sgd", sgd, 13, 7, 2.0, 0, true},
-        {"lars", lars, 6, 6, 0, 0, true},     {"adamw", adamw, 8, 2, 1.0, 0, false},
+        {"adamw", adamw, 6, 2, 1.0, 0, true},
+        {"adamw", adamw, 8, 3, 0, 0.5, true},
+        {"adamw", adamw, 13, 1, 0, 0, true},
+        {"sgd", sgd, 13, 7, 2.0, 0, true},
+        {"lars", lars, 6, 6, 0, 0, true},
+        {"adamw", adamw, 8, 2, 1.0, 0, false},
         {"sgd", sgd, 6, 5, 1.0, 0, false},
+        {"sgd", sgd, 32, 21, 1.0, 0, true}, /* 3 ranks: copies of sent nodes are used again */
     };
     for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
         run_scenario(comm, &scenarios[i]);
