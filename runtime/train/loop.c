@@ -126,7 +126,7 @@ static cps_status note_skip(cps_loop *loop, const cps_step_result *result) {
     loop->state.skipped++;
     loop->state.skipped_in_row++;
     const int64_t limit = loop->run->stages[loop->state.stage].plan->options.max_skipped_steps;
-    cps_log(CPS_LOG_WARN, "step %lld is skipped: '%s' is not finite on rank %d (%lld in a row, %lld allowed)", (long long)(cps_loop_step(loop) + 1),
+    cps_log(CPS_LOG_WARN, "step %lld is skipped: '%s' is not finite on rank %d (%lld in a row, %lld allowed)", (long long)cps_loop_step(loop),
             result->norms.bad_name, result->norms.bad_rank, (long long)loop->state.skipped_in_row, (long long)limit);
     if (loop->state.skipped_in_row > limit) {
         return cps_fail(CPS_ERR_ENDED, "%lld steps in a row were skipped because '%s' was not finite on rank %d; max_skipped_steps allows %lld: lower the learning rate, clip the gradient, or look at the data",
