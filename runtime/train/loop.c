@@ -269,6 +269,22 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     return CPS_OK;
 }
 
+/* ---- end ------------------------------------------------------------------------------------------ */
+
+void cps_loop_close(cps_loop *loop) {
+    cps_loop_close_embedder(loop);
+    cps_events_close(loop->events);
+    cps_tensorboard_close(loop->tensorboard);
+    cps_progress_destroy(loop->progress);
+    cps_quarantine_destroy(loop->quarantine);
+    cps_json_destroy(loop->state.table);
+    cps_run_close(loop->run);
+    free(loop->name);
+    free(loop->folder);
+    free(loop->checkpoints);
+    free(loop);
+}
+
 /* ---- entry points --------------------------------------------------------------------------------------------------------------- */
 
 static cps_status begin(cps_loop *loop, char **resume_from) {
