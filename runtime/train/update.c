@@ -282,6 +282,13 @@ void cps_updater_add_global(cps_updater *updater, int32_t index, const cps_real 
     tensor->has_global = true;
 }
 
+void cps_updater_hold(cps_updater *updater, int32_t index, bool held) {
+    const int32_t t = updater->layout.tensor_of[index];
+    if (t >= 0) {
+        updater->layout.tensors[t].held = held;
+    }
+}
+
 /* The owner adds; everybody forgets. */
 static void add_globals(cps_updater *updater) {
     const cps_update_layout *layout = &updater->layout;
@@ -304,8 +311,12 @@ typedef struct squares_work {
 static void square_chunk(void *context, int64_t i) {
     const squares_work *work = context;
     const cps_update_chunk *chunk = &work->updater->layout.chunks[work->first_chunk + i];
-    work->squares[i] = cps_sum_squares(
-        work->updater->gradient + (chunk->at - work->updater->slice_first), chunk->count);
+    work->squares[i] = 0;
+    if (!work->updater->layout.tensors[chunk->tensor].held) {
+        const cps_real *gradient =
+            work->updater->gradient + (chunk->at - work->updater->slice_first);
+        work->squares[i] = cps_sum_squares(gradient, chunk->count);
+    }
 }
 
 static cps_update_verdict own_verdict(const cps_updater *updater, cps_status own,
@@ -316,7 +327,8 @@ static cps_update_verdict own_verdict(const cps_updater *updater, cps_status own
     verdict.only_summed = bad >= layout->tensor_count;
     const int64_t first = layout->first_chunk[layout->rank];
     for (int64_t c = first; c < layout->first_chunk[layout->rank + 1]; c++) {
-        if (verdict.only_summed && !isfinite(squares[c - first]) && layout->chunks[c].tensor < bad) {
+        if (verdict.only_summed && !isfinite(squares[c - first]) &&
+            layout->chunks[c].tensor < bad) {
             bad = layout->chunks[c].tensor;
         }
     }
@@ -362,7 +374,8 @@ static bool read_squares(cps_updater *updater, cps_update_norms *norms) {
         failed = failed || verdict->status != CPS_OK;
         const bool bad = verdict->tensor >= 0 || verdict->flagged[0] != '\0';
         const bool own = verdict->tensor >= 0 && !verdict->only_summed;
-        /* What a rank sent counts before what an owner found in a sum, lower ranks before higher. */
+        /* What a rank sent counts before what an owner found in a sum, lower ranks before higher.
+         */
         if (bad && (norms->finite || (own && !blamed))) {
             blamed = own;
             norms->finite = false;

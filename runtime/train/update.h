@@ -71,6 +71,10 @@ cps_status cps_updater_apply(cps_updater *updater, int64_t step) CPS_MUST_CHECK;
  */
 cps_status cps_updater_set_ema(cps_updater *updater, int32_t index,
                                cps_numbers momentum) CPS_MUST_CHECK;
+/* While held, a parameter's gradient counts as absent: no norm, decay or moment, and its update
+ * count stands still; its moving averages go on. For parameters that learn from some step on. All
+ * ranks alike, before finish. */
+void cps_updater_hold(cps_updater *updater, int32_t index, bool held);
 /* Waits until all weights are there. */
 void cps_updater_wait_weights(cps_updater *updater);
 

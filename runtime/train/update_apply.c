@@ -86,11 +86,13 @@ static void apply_chunk(void *context, int64_t i) {
     const apply_work *work = context;
     const cps_updater *updater = work->updater;
     const cps_update_chunk *chunk = &updater->layout.chunks[work->first_chunk + i];
-    const cps_param *param = updater->layout.tensors[chunk->tensor].param;
+    const cps_update_tensor *tensor = &updater->layout.tensors[chunk->tensor];
     const cps_update update = update_of(work, chunk);
-    cps_optimizer_update(&updater->optimizer, &update);
-    if (param->spec.has_bounds) {
-        keep_bounds(param, update.param, chunk->count);
+    if (!tensor->held) {
+        cps_optimizer_update(&updater->optimizer, &update);
+    }
+    if (!tensor->held && tensor->param->spec.has_bounds) {
+        keep_bounds(tensor->param, update.param, chunk->count);
     }
     for (int32_t e = 0; e < updater->ema_count; e++) {
         if (updater->emas[e].tensor == chunk->tensor) {
@@ -108,7 +110,8 @@ static void lars_chunk(void *context, int64_t i) {
     const cps_update update = update_of(work, chunk);
     double *squares = updater->lars_squares + 2 * (work->first_chunk + i);
     squares[0] = squares[1] = 0;
-    if (cps_optimizer_needs_norms(&updater->optimizer, update.rank)) {
+    if (!updater->layout.tensors[chunk->tensor].held &&
+        cps_optimizer_needs_norms(&updater->optimizer, update.rank)) {
         cps_optimizer_norms(&updater->optimizer, &update, &squares[0], &squares[1]);
     }
 }
@@ -182,7 +185,7 @@ cps_status cps_updater_apply(cps_updater *updater, int64_t step) {
     const cps_update_layout *layout = &updater->layout;
     set_scales(updater);
     for (int32_t t = 0; t < layout->tensor_count; t++) {
-        layout->tensors[t].param->updates++;
+        layout->tensors[t].param->updates += layout->tensors[t].held ? 0 : 1;
     }
     apply_work work = {
         .updater = updater, .first_chunk = layout->first_chunk[layout->rank], .step = step};

@@ -178,7 +178,8 @@ static void merge_chunk(void *context, int64_t i) {
     const cps_update_chunk *chunk = &updater->layout.chunks[work->first_chunk + i];
     int32_t level = updater->height - 1;
     cps_real *node = node_data(updater, level) + chunk->at;
-    if (updater->layout.tensors[chunk->tensor].param->tensor.grad_fresh) {
+    const cps_update_tensor *tensor = &updater->layout.tensors[chunk->tensor];
+    if (tensor->param->tensor.grad_fresh) {
         memset(node, 0, (size_t)chunk->count * sizeof *node);
     }
     for (int32_t merge = 0; merge < updater->merges; merge++) {
@@ -186,7 +187,7 @@ static void merge_chunk(void *context, int64_t i) {
         add_to(left, node, chunk->count);
         node = left;
     }
-    if (updater->maximal && !cps_all_finite(node, chunk->count)) {
+    if (updater->maximal && !tensor->held && !cps_all_finite(node, chunk->count)) {
         note_bad(updater, chunk->tensor);
     }
 }

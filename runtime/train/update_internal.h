@@ -22,6 +22,7 @@ typedef struct cps_update_tensor {
     int64_t at;    /* first element in a copy */
     int64_t first_chunk, last_chunk;
     bool done;                          /* this part: merged, and counted off its messages */
+    bool held;                          /* cps_updater_hold */
     bool has_global;                    /* `global` is to be added after the tree */
     cps_real global;                    /* of a scalar: gradient that all ranks computed alike */
     double squares;                     /* of the gradient */

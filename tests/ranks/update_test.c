@@ -56,6 +56,7 @@ typedef struct scenario {
     int64_t parts, tail; /* of the steps, of the last one */
     double clip, clip_tensor;
     bool world;
+    bool held; /* c.weight in the first step */
 } scenario;
 
 static cps_params *make_params(void) {
@@ -177,6 +178,11 @@ static cps_real chain(int64_t step, int64_t parts, int32_t ranks, int32_t t, int
     return total;
 }
 
+enum { HELD = 5 };
+static bool is_held(const scenario *s, int32_t t, int64_t step) {
+    return s->held && t == HELD && step == 0;
+}
+
 static void reference_gradient(cps_comm *comm, reference *ref, const scenario *s, int64_t step,
                                int64_t parts) {
     int64_t size = 1;
@@ -192,6 +198,9 @@ static void reference_gradient(cps_comm *comm, reference *ref, const scenario *s
         }
         if (t == SCALE) {
             ref->grad[t][0] += (cps_real)0.125;
+        }
+        if (is_held(s, t, step)) {
+            continue;
         }
         for (int64_t i = 0; i < count; i += CPS_CHUNK) {
             total += cps_sum_squares(ref->grad[t] + i, cps_min_i64(CPS_CHUNK, count - i));
@@ -238,7 +247,7 @@ static void reference_step(reference *ref, const scenario *s, const cps_optimize
     const double global = s->clip_tensor > 0 ? 1 : cps_clip_factor(ref->norm, s->clip);
     for (int32_t t = 0; t < EMA_A; t++) {
         cps_param *param = cps_params_at(ref->params, t);
-        if (!param->learns) {
+        if (!param->learns || is_held(s, t, step)) {
             continue;
         }
         const double norm = sqrt(squares_of(ref->grad[t], param->count));
@@ -249,7 +258,7 @@ static void reference_step(reference *ref, const scenario *s, const cps_optimize
                              .grad_scale = cps_clip_factor(norm, s->clip_tensor) * global,
                              .lr = lr[step] * param->lr_factor,
                              .weight_decay = t == 5 || specs[t].rank < 2 ? 0 : decay[step],
-                             .updates = step + 1,
+                             .updates = step + (s->held && t == HELD ? 0 : 1),
                              .rank = specs[t].rank};
         lars_sums(optimizer, &update);
         cps_optimizer_update(optimizer, &update);
@@ -358,7 +367,7 @@ static void run_parts(cps_comm *comm, cps_updater *updater, cps_params *params, 
             }
         }
         if (part == poisoned) {
-            ((cps_real *)cps_params_at(params, 5)->tensor.grad)[77] = (cps_real)NAN;
+            ((cps_real *)cps_params_at(params, HELD)->tensor.grad)[77] = (cps_real)NAN;
         }
         report_leaves(updater, params, step, part, seed);
         cps_updater_part_end(updater, part);
@@ -425,7 +434,9 @@ static void run_scenario(cps_comm *comm, const scenario *s) {
     for (int64_t step = 0; step < STEPS; step++) {
         const int64_t parts = step + 1 == STEPS ? s->tail : s->parts;
         cps_update_norms norms;
-        run_parts(comm, updater, params, step, parts, -1, &seed);
+        cps_updater_hold(updater, HELD, is_held(s, HELD, step));
+        cps_updater_hold(updater, FROZEN, true); /* does not learn: nothing to hold */
+        run_parts(comm, updater, params, step, parts, is_held(s, HELD, step) ? 0 : -1, &seed);
         CHECK(cps_updater_finish(updater, CPS_OK, NULL, &norms) == CPS_OK);
         reference_gradient(comm, &ref, s, step, parts);
         CHECK(norms.finite && norms.bad_rank == -1);
@@ -438,7 +449,7 @@ static void run_scenario(cps_comm *comm, const scenario *s) {
     }
     for (int32_t t = 0; t < TENSORS; t++) {
         const cps_param *param = cps_params_at(params, t);
-        CHECK(param->updates == (param->learns ? STEPS : 0));
+        CHECK(param->updates == (param->learns ? STEPS - (is_held(s, t, 0) ? 1 : 0) : 0));
     }
     CHECK(cps_updater_wait_seconds(updater) >= 0);
     cps_updater_destroy(updater);
@@ -462,7 +473,7 @@ static const char lars[] = "{\"kind\":\"lars\",\"lr\":1,\"no_decay\":[\"c.*\"]}"
  */
 
 static void test_not_finite(cps_comm *comm) {
-    const scenario s = {"adamw", adamw, 8, 8, 1.0, 0, true};
+    const scenario s = {"adamw", adamw, 8, 8, 1.0, 0, true, false};
     const int32_t size = cps_comm_size(comm);
     cps_params *params = make_params();
     cps_updater *updater = make_updater(comm, params, &s);
@@ -492,7 +503,7 @@ static void test_not_finite(cps_comm *comm) {
 }
 
 static void test_failing_rank(cps_comm *comm) {
-    const scenario s = {"adamw", adamw, 6, 6, 0, 0, true};
+    const scenario s = {"adamw", adamw, 6, 6, 0, 0, true, false};
     const int32_t last = cps_comm_size(comm) - 1;
     cps_params *params = make_params();
     cps_updater *updater = make_updater(comm, params, &s);
@@ -528,7 +539,7 @@ static void test_wrong_options(cps_comm *comm) {
     CHECK(strstr(cps_fail_message(), "nothing.*") != NULL);
     cps_json_destroy(json);
 
-    const scenario s = {"adamw", adamw, 8, 8, 0, 0, true};
+    const scenario s = {"adamw", adamw, 8, 8, 0, 0, true, false};
     updater = make_updater(comm, params, &s);
     const double two[2] = {0.9, 0.9}, large[1] = {1.5};
     CHECK(cps_updater_set_ema(updater, EMA_A, (cps_numbers){2, two}) == CPS_ERR_USAGE);
@@ -559,14 +570,15 @@ int main(int argc, char **argv) {
         return 1;
     }
     const scenario scenarios[] = {
-        {"adamw", adamw, 6, 2, 1.0, 0, true},
-        {"adamw", adamw, 8, 3, 0, 0.5, true},
-        {"adamw", adamw, 13, 1, 0, 0, true},
-        {"sgd", sgd, 13, 7, 2.0, 0, true},
-        {"lars", lars, 6, 6, 0, 0, true},
-        {"adamw", adamw, 8, 2, 1.0, 0, false},
-        {"sgd", sgd, 6, 5, 1.0, 0, false},
-        {"sgd", sgd, 32, 21, 1.0, 0, true}, /* 3 ranks: copies of sent nodes are used again */
+        {"adamw", adamw, 6, 2, 1.0, 0, true, true},
+        {"adamw", adamw, 8, 3, 0, 0.5, true, false},
+        {"adamw", adamw, 13, 1, 0, 0, true, false},
+        {"sgd", sgd, 13, 7, 2.0, 0, true, false},
+        {"lars", lars, 6, 6, 0, 0, true, true},
+        {"adamw", adamw, 8, 2, 1.0, 0, false, false},
+        {"sgd", sgd, 6, 5, 1.0, 0, false, false},
+        {"sgd", sgd, 32, 21, 1.0, 0, true,
+         false}, /* 3 ranks: copies of sent nodes are used again */
     };
     for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
         run_scenario(comm, &scenarios[i]);
