@@ -1,10 +1,10 @@
 /* Checkpoints: one HDF5 file a step, `step-00000020.h5`. Groups model/<name> (every parameter and
- * buffer, EMA copies included), optimizer/<state>/<name>, state/ (stage, data step, update counts,
- * best metric, patience, tables), attributes: format, resolved-job digest keys, model description,
- * tokenizer digest, BLAS family, precision, build. Nothing inside depends on clock, run name,
- * folder, host, ranks or threads: equal states give equal bytes. Written under a temporary name
- * (rank 0 lays out, owners pwrite their slices), synced, checksummed (XXH3 of every chunk,
- * gathered), renamed. */
+ * buffer, EMA copies included), optimizer/<state>/<name> (what learns), state/ (JSON texts of the
+ * loop's state, of what must agree at resume and of the model; update counts; checksums);
+ * checkpoint_file.h lists them. Nothing inside depends on clock, run name, folder, host, ranks or
+ * threads: equal states give equal bytes. Written under a temporary name (rank 0 lays out, owners
+ * pwrite their slices), synced, checksummed (XXH3 of every chunk, gathered), renamed. Numbers are
+ * cps_real's: a checkpoint goes on only in a build of the same element type. */
 #ifndef CPS_TRAIN_CHECKPOINT_H
 #define CPS_TRAIN_CHECKPOINT_H
 
