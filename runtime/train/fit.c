@@ -38,9 +38,7 @@ struct cps_fit {
     char message[1024];
 };
 
-/* ---- services
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- services ---- */
 
 static cps_status fit_fail(const cps_fit *fit, const char *format, ...) CPS_PRINTF(2, 3);
 static cps_status fit_fail(const cps_fit *fit, const char *format, ...) {
@@ -122,9 +120,7 @@ cps_status cps_serve_fit_cholesky_solve_f64(const cps_fit *fit, int64_t n, doubl
     return cps_cholesky_solve_f64(n, a, columns, b);
 }
 
-/* ---- samples
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- samples ---- */
 
 static void close_fit(cps_fit *fit) {
     for (int32_t v = 0; v < CPS_STAGE_VIEWS; v++) {
@@ -209,9 +205,7 @@ static cps_status open_fit(const cps_loop *loop, const cps_stage_plan *plan,
     return CPS_OK;
 }
 
-/* ---- sums of blocks
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- sums of blocks ---- */
 
 typedef cps_status (*block_fn)(const void *self, const cps_fit *fit, double *partial);
 typedef cps_status (*solve_fn)(const void *self, cps_fit *fit, const double *sums,
@@ -337,9 +331,7 @@ static cps_status sum_pass(cps_fit *fit, block_fn block, int64_t width, sums *s)
                                                    s->own, width, s->total);
 }
 
-/* ---- solving
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- solving ---- */
 
 /* Collective. What solve wrote and decided must be the same everywhere: a rank that went another
  * way would go on alone. */

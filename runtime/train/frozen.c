@@ -1,61 +1,26 @@
 /* Every rank holds all rows of a view; it fills its own run of whole grains from cache files and by
  * computing, then the runs are gathered in place. Rows are found again by (shard, record) through
  * tables of the stream's shards. */
-#include "train/frozen.h"
-
-#include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/numeric.h"
 #include "comm/agree.h"
 #include "comm/canonical.h"
-#include "h5/h5.h"
-#include "tensor/gemm.h"
+#include "train/frozen_internal.h"
 
-enum { GRAIN = 64, FILE_GRAINS = 256 };
+enum { FILE_GRAINS = 256 };
 static const double file_seconds = 60.0; /* most work that a kill costs */
-static const char format_name[] = "copse-features-1";
-
-/* Stored index of the records of one shard. */
-typedef struct shard_rows {
-    const cps_shard *shard;
-    int64_t *index; /* [records of the shard]; -1: not in the stream */
-} shard_rows;
-
-typedef struct frozen_set {
-    int32_t view;
-    const cps_stage_view *entry;
-    const cps_stream *stream;
-    int64_t records, grains, width;
-    cps_real *values; /* [grains * 64, width] */
-    uint8_t *valid;   /* [grains * 64] */
-    int64_t
-        *stand_in; /* [records] the row that stands for this one; itself where valid; -1: none */
-    shard_rows *shards; /* by address */
-    int64_t shard_count;
-    char key[33];
-    char *folder;
-    int64_t first, last; /* grains of this rank */
-    uint8_t *covered;    /* [last - first] */
-    int64_t computed;    /* records */
-} frozen_set;
 
 struct cps_frozen {
     int32_t count;
-    frozen_set sets[CPS_STAGE_VIEWS];
+    cps_frozen_set sets[CPS_STAGE_VIEWS];
     int32_t of_view[CPS_STAGE_VIEWS]; /* -1: not frozen */
 };
 
-/* ---- what may be frozen
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- what may be frozen ---- */
 
 cps_status cps_frozen_check_view(const cps_view *view, const cps_recipe *recipe, bool text,
                                  bool has_caption) {
@@ -120,9 +85,7 @@ cps_status cps_frozen_check_learning(const cps_stage_plan *plan) {
     return CPS_OK;
 }
 
-/* ---- memory
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
 static const cps_stream *stream_of(const cps_stage_plan *plan, int32_t view) {
     return plan->streams[plan->views[view].stream].stream;
@@ -134,7 +97,8 @@ size_t cps_frozen_bytes(const cps_stage_plan *plan) {
         const cps_stage_view *entry = &plan->views[v];
         if (entry->view.mode == CPS_VIEW_FROZEN) {
             const int64_t rows =
-                cps_ceil_div(cps_stream_records(stream_of(plan, v)), GRAIN) * GRAIN;
+                cps_ceil_div(cps_stream_records(stream_of(plan, v)), CPS_FROZEN_GRAIN) *
+                CPS_FROZEN_GRAIN;
             bytes += (size_t)rows * ((size_t)cps_output_width(entry->tower, entry->view.outputs) *
                                          sizeof(cps_real) +
                                      1 + 2 * sizeof(int64_t));
@@ -143,7 +107,7 @@ size_t cps_frozen_bytes(const cps_stage_plan *plan) {
     return bytes;
 }
 
-static void free_set(frozen_set *set) {
+static void free_set(cps_frozen_set *set) {
     for (int64_t i = 0; i < set->shard_count; i++) {
         free(set->shards[i].index);
     }
@@ -165,37 +129,35 @@ void cps_frozen_close(cps_frozen *frozen) {
     free(frozen);
 }
 
-static cps_status fail_memory(const frozen_set *set) {
+cps_status cps_frozen_fail_memory(const cps_frozen_set *set) {
     return cps_fail(CPS_ERR_UNAVAILABLE,
                     "out of memory for the features of view '%s': %lld records of %lld numbers on "
                     "every rank; use fewer ranks on a node, or fewer records",
                     set->entry->view.name, (long long)set->records, (long long)set->width);
 }
 
-static cps_status allocate_set(frozen_set *set, cps_comm *comm) {
+static cps_status allocate_set(cps_frozen_set *set, cps_comm *comm) {
     int64_t elements = 0;
     size_t bytes = 0;
     set->first = cps_part_first(set->grains, cps_comm_size(comm), cps_comm_rank(comm));
     set->last = cps_part_first(set->grains, cps_comm_size(comm), cps_comm_rank(comm) + 1);
-    if (!cps_mul_i64(set->grains * GRAIN, set->width, &elements) ||
+    if (!cps_mul_i64(set->grains * CPS_FROZEN_GRAIN, set->width, &elements) ||
         !cps_mul_size((size_t)elements, sizeof(cps_real), &bytes)) {
-        return fail_memory(set);
+        return cps_frozen_fail_memory(set);
     }
     set->values = calloc(1, bytes + CPS_ALIGNMENT);
-    set->valid = calloc((size_t)set->grains, GRAIN);
+    set->valid = calloc((size_t)set->grains, CPS_FROZEN_GRAIN);
     set->stand_in = calloc((size_t)set->records + 1, sizeof *set->stand_in);
     set->covered = calloc((size_t)(set->last - set->first) + 1, 1);
     return set->values == NULL || set->valid == NULL || set->stand_in == NULL ||
                    set->covered == NULL
-               ? fail_memory(set)
+               ? cps_frozen_fail_memory(set)
                : CPS_OK;
 }
 
-/* ---- records -> rows
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- records -> rows ---- */
 
-static int64_t find_shard(const frozen_set *set, const cps_shard *shard) {
+static int64_t find_shard(const cps_frozen_set *set, const cps_shard *shard) {
     int64_t low = 0, high = set->shard_count;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
@@ -208,26 +170,26 @@ static int64_t find_shard(const frozen_set *set, const cps_shard *shard) {
     return low;
 }
 
-static cps_status add_shard(frozen_set *set, const cps_shard *shard, int64_t at) {
+static cps_status add_shard(cps_frozen_set *set, const cps_shard *shard, int64_t at) {
     const int64_t count = cps_shard_count(shard);
-    shard_rows *longer = realloc(set->shards, (size_t)(set->shard_count + 1) * sizeof *longer);
+    cps_shard_rows *longer = realloc(set->shards, (size_t)(set->shard_count + 1) * sizeof *longer);
     if (longer == NULL) {
-        return fail_memory(set);
+        return cps_frozen_fail_memory(set);
     }
     set->shards = longer;
     int64_t *index = malloc((size_t)count * sizeof *index + 1);
     if (index == NULL) {
-        return fail_memory(set);
+        return cps_frozen_fail_memory(set);
     }
     memset(index, 0xff, (size_t)count * sizeof *index);
     memmove(longer + at + 1, longer + at, (size_t)(set->shard_count - at) * sizeof *longer);
-    longer[at] = (shard_rows){shard, index};
+    longer[at] = (cps_shard_rows){shard, index};
     set->shard_count++;
     return CPS_OK;
 }
 
 /* A record that stands twice in a mixture keeps its first row; both hold the same numbers. */
-static cps_status map_records(frozen_set *set) {
+static cps_status map_records(cps_frozen_set *set) {
     for (int64_t i = 0; i < set->records; i++) {
         cps_place place;
         cps_stream_stored(set->stream, i, &place);
@@ -242,13 +204,13 @@ static cps_status map_records(frozen_set *set) {
 }
 
 /* Row of a record, -1 if it is not in the stream. */
-static int64_t row_of(const frozen_set *set, const cps_shard *shard, int64_t record) {
+static int64_t row_of(const cps_frozen_set *set, const cps_shard *shard, int64_t record) {
     const int64_t at = find_shard(set, shard);
     return at < set->shard_count && set->shards[at].shard == shard ? set->shards[at].index[record]
                                                                    : -1;
 }
 
-static int64_t next_valid(const frozen_set *set, const shard_rows *shard, int64_t record) {
+static int64_t next_valid(const cps_frozen_set *set, const cps_shard_rows *shard, int64_t record) {
     const int64_t count = cps_shard_count(shard->shard);
     for (int64_t step = 1; step < count; step++) {
         const int64_t row = shard->index[(record + step) % count];
@@ -259,7 +221,7 @@ static int64_t next_valid(const frozen_set *set, const shard_rows *shard, int64_
     return -1;
 }
 
-static void find_stand_ins(frozen_set *set) {
+static void find_stand_ins(cps_frozen_set *set) {
     for (int64_t i = 0; i < set->records; i++) {
         set->stand_in[i] = i;
         if (!set->valid[i]) {
@@ -271,292 +233,10 @@ static void find_stand_ins(frozen_set *set) {
     }
 }
 
-/* ---- key
- * --------------------------------------------------------------------------------------------------------------------
- */
-
-static void hash_number(cps_hash *hash, const char *name, double value) {
-    char text[96];
-    snprintf(text, sizeof text, "%s=%.17g;", name, value);
-    cps_hash_add(hash, text, strlen(text));
-}
-
-static void hash_text(cps_hash *hash, const char *name, const char *value) {
-    cps_hash_add(hash, name, strlen(name));
-    cps_hash_add(hash, value, strlen(value) + 1);
-}
-
-static void hash_sizes(cps_hash *hash, const cps_tower_config *config) {
-    const struct {
-        const char *name;
-        double value;
-    } sizes[] = {{"kind", (double)config->kind},         {"image_size", (double)config->image_size},
-                 {"patch", (double)config->patch},       {"width", (double)config->width},
-                 {"layers", (double)config->layers},     {"heads", (double)config->heads},
-                 {"mlp", (double)config->mlp_width},     {"embed_dim", (double)config->embed_dim},
-                 {"context", (double)config->context},   {"quick_gelu", (double)config->quick_gelu},
-                 {"pre_norm", (double)config->pre_norm}, {"eps", config->norm_eps},
-                 {"dino", (double)config->dino}};
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        hash_number(hash, sizes[i].name, sizes[i].value);
-    }
-}
-
-static void hash_parameters(cps_hash *hash, cps_params *params, const cps_tower *tower) {
-    int32_t count = 0;
-    const int32_t *indices = cps_tower_params(tower, &count);
-    for (int32_t i = 0; i < count; i++) {
-        const cps_param *param = cps_params_at(params, indices[i]);
-        hash_text(hash, "parameter", param->name);
-        cps_hash_add(hash, param->tensor.data, (size_t)param->count * sizeof(cps_real));
-    }
-}
-
-/* All that reaches the rows' bits. */
-static void make_key(frozen_set *set, const cps_stage_plan *plan) {
-    const cps_stage_view *entry = set->entry;
-    cps_hash *hash = cps_hash_create();
-    hash_text(hash, "format", format_name);
-    hash_sizes(hash, cps_tower_get_config(entry->tower));
-    hash_parameters(hash, cps_model_params(plan->model), entry->tower);
-    hash_number(hash, "output", (double)entry->view.outputs);
-    hash_number(hash, "all_positions", (double)entry->view.all_positions);
-    const uint64_t input =
-        entry->text ? cps_tokenizer_digest(plan->tokenizer) : cps_recipe_digest(&entry->recipe);
-    const uint64_t records = cps_stream_digest(set->stream);
-    cps_hash_add(hash, &input, sizeof input);
-    cps_hash_add(hash, &records, sizeof records);
-    hash_number(hash, "context", entry->text ? (double)plan->context : 0.0);
-    hash_number(hash, "real", (double)sizeof(cps_real));
-    hash_text(hash, "blas", cps_gemm_core_name());
-    hash_text(hash, "precision", cps_gemm_precision());
-    const uint64_t value = cps_hash_value(hash);
-    cps_hash_destroy(hash);
-    cps_hash128_hex(&value, sizeof value, set->key);
-}
-
-/* ---- cache files
- * ---------------------------------------------------------------------------------------------------------------
- */
-
-static const cps_h5_type real_type = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
-
-/* A file's rows, [rows, width]. */
-typedef struct cached_rows {
-    int64_t first, rows;
-    cps_real *values;
-    uint8_t *valid;
-    uint64_t *ids;
-} cached_rows;
-
-static void free_cached(cached_rows *cached) {
-    free(cached->values);
-    free(cached->valid);
-    free(cached->ids);
-}
-
-static bool allocate_cached(cached_rows *cached, int64_t width) {
-    const size_t rows = (size_t)cached->rows;
-    cached->values = malloc(rows * (size_t)width * sizeof(cps_real) + 1);
-    cached->valid = malloc(rows + 1);
-    cached->ids = malloc(rows * sizeof(uint64_t) + 1);
-    return cached->values != NULL && cached->valid != NULL && cached->ids != NULL;
-}
-
-static void checksum(const cached_rows *cached, int64_t width, char hex_out[33]) {
-    const uint64_t sums[3] = {
-        cps_hash64(cached->values, (size_t)(cached->rows * width) * sizeof(cps_real)),
-        cps_hash64(cached->valid, (size_t)cached->rows),
-        cps_hash64(cached->ids, (size_t)cached->rows * sizeof(uint64_t))};
-    cps_hash128_hex(sums, sizeof sums, hex_out);
-}
-
-/* The sample ids of the stream's records, for both writing and checking. */
-static uint64_t id_of(const frozen_set *set, int64_t record) {
-    cps_place place;
-    cps_stream_stored(set->stream, record, &place);
-    return place.sample_id;
-}
-
-static cps_status write_datasets(cps_h5 *file, const frozen_set *set, const cached_rows *cached) {
-    const int64_t shape[2] = {cached->rows, set->width};
-    char hex[33];
-    checksum(cached, set->width, hex);
-    CPS_TRY(cps_h5_write_text(file, "/", "format", format_name));
-    CPS_TRY(cps_h5_write_text(file, "/", "key", set->key));
-    CPS_TRY(cps_h5_write_integer(file, "/", "first", cached->first));
-    CPS_TRY(cps_h5_write_integer(file, "/", "rows", cached->rows));
-    CPS_TRY(cps_h5_write_text(file, "/", "checksum", hex));
-    CPS_TRY(cps_h5_write(file, "features", real_type, 2, shape, cached->values));
-    CPS_TRY(cps_h5_write(file, "valid", CPS_H5_U8, 1, shape, cached->valid));
-    return cps_h5_write(file, "sample_id", CPS_H5_U64, 1, shape, cached->ids);
-}
-
-static cps_status write_file(const frozen_set *set, const cached_rows *cached) {
-    char *path = cps_format("%s/rows-%012" PRId64 "-%012" PRId64 ".h5", set->folder, cached->first,
-                            cached->first + cached->rows);
-    char *temporary = cps_file_temporary_name(path);
-    cps_h5 *file = NULL;
-    cps_status status = cps_dir_create(set->folder);
-    status = status != CPS_OK ? status : cps_h5_create(temporary, &file);
-    if (status == CPS_OK) {
-        status = write_datasets(file, set, cached);
-        const cps_status closed = cps_h5_close(file);
-        status = status != CPS_OK ? status : closed;
-        if (status != CPS_OK) {
-            unlink(temporary);
-        }
-    }
-    status = status != CPS_OK ? status : cps_file_publish(temporary, path);
-    free(temporary);
-    free(path);
-    return status;
-}
-
-/* Writes grains [first, last) of this rank. What cannot be written is computed again another time.
- */
-static void store_grains(const frozen_set *set, int64_t first, int64_t last) {
-    const int64_t row = first * GRAIN;
-    cached_rows cached = {.first = row, .rows = cps_min_i64(last * GRAIN, set->records) - row};
-    cached.values = set->values + row * set->width;
-    cached.valid = set->valid + row;
-    cached.ids = malloc((size_t)cached.rows * sizeof(uint64_t) + 1);
-    if (cached.ids == NULL) {
-        return;
-    }
-    for (int64_t i = 0; i < cached.rows; i++) {
-        cached.ids[i] = id_of(set, row + i);
-    }
-    if (write_file(set, &cached) != CPS_OK) {
-        cps_log(CPS_LOG_WARN,
-                "the features of view '%s' are not kept on disk, a restarted run computes them "
-                "again: %s",
-                set->entry->view.name, cps_fail_message());
-        cps_fail_clear();
-    }
-    free(cached.ids);
-}
-
-static cps_status damaged(const char *what) {
-    return cps_fail(CPS_ERR_DATA, "%s", what);
-}
-
-static cps_status check_text(cps_h5 *file, const char *attribute, const char *wanted) {
-    char *text = NULL;
-    CPS_TRY(cps_h5_read_text(file, "/", attribute, &text));
-    const bool equal = strcmp(text, wanted) == 0;
-    free(text);
-    return equal ? CPS_OK : cps_fail(CPS_ERR_DATA, "its %s is not the one wanted", attribute);
-}
-
-/* Sizes before anything is read: whole grains of this stream. */
-static cps_status check_range(cps_h5 *file, const frozen_set *set, cached_rows *cached) {
-    cps_h5_info info;
-    CPS_TRY(check_text(file, "format", format_name));
-    CPS_TRY(check_text(file, "key", set->key));
-    CPS_TRY(cps_h5_read_integer(file, "/", "first", &cached->first));
-    CPS_TRY(cps_h5_read_integer(file, "/", "rows", &cached->rows));
-    CPS_TRY(cps_h5_inspect(file, "features", &info));
-    if (cached->first < 0 || cached->rows < 1 || cached->first % GRAIN != 0 ||
-        cached->first > set->records || cached->rows > set->records - cached->first ||
-        ((cached->first + cached->rows) % GRAIN != 0 &&
-         cached->first + cached->rows != set->records)) {
-        return damaged("its rows are no whole grains of the stream");
-    }
-    if (info.kind != CPS_H5_DATASET || info.rank != 2 || info.shape[0] != cached->rows ||
-        info.shape[1] != set->width) {
-        return damaged("its features have another shape");
-    }
-    return CPS_OK;
-}
-
-static cps_status check_content(cps_h5 *file, const frozen_set *set, const cached_rows *cached) {
-    char hex[33];
-    checksum(cached, set->width, hex);
-    CPS_TRY(check_text(file, "checksum", hex));
-    for (int64_t i = 0; i < cached->rows; i++) {
-        if (cached->ids[i] != id_of(set, cached->first + i)) {
-            return damaged("its sample ids are not the stream's");
-        }
-    }
-    return CPS_OK;
-}
-
-static cps_status read_file(const char *path, const frozen_set *set, cached_rows *cached) {
-    cps_h5 *file = NULL;
-    CPS_TRY(cps_h5_open(path, &file));
-    cps_status status = check_range(file, set, cached);
-    if (status == CPS_OK && !allocate_cached(cached, set->width)) {
-        status = fail_memory(set);
-    }
-    status = status != CPS_OK ? status
-                              : cps_h5_read(file, "features", real_type, cached->rows * set->width,
-                                            cached->values);
-    status = status != CPS_OK ? status
-                              : cps_h5_read(file, "valid", CPS_H5_U8, cached->rows, cached->valid);
-    status = status != CPS_OK
-                 ? status
-                 : cps_h5_read(file, "sample_id", CPS_H5_U64, cached->rows, cached->ids);
-    status = status != CPS_OK ? status : check_content(file, set, cached);
-    const cps_status closed = cps_h5_close(file);
-    return status != CPS_OK ? status : closed;
-}
-
-/* Takes the grains of this rank that the file holds. */
-static void take_rows(frozen_set *set, const cached_rows *cached) {
-    const int64_t first = cps_max_i64(set->first, cached->first / GRAIN);
-    const int64_t last = cps_min_i64(set->last, cps_ceil_div(cached->first + cached->rows, GRAIN));
-    if (first >= last) {
-        return;
-    }
-    const int64_t row = first * GRAIN;
-    const int64_t rows = cps_min_i64(last * GRAIN, cached->first + cached->rows) - row;
-    memcpy(set->values + row * set->width, cached->values + (row - cached->first) * set->width,
-           (size_t)(rows * set->width) * sizeof(cps_real));
-    memcpy(set->valid + row, cached->valid + (row - cached->first), (size_t)rows);
-    memset(set->covered + (first - set->first), 1, (size_t)(last - first));
-}
-
-/* True if the file's name says that it holds rows of this rank. Names are only hints: the content
- * is checked. */
-static bool concerns(const frozen_set *set, const char *path) {
-    int64_t first = 0, last = 0;
-    const char *name = strrchr(path, '/');
-    return name != NULL && sscanf(name, "/rows-%" SCNd64 "-%" SCNd64 ".h5", &first, &last) == 2 &&
-           first < set->last * GRAIN && last > set->first * GRAIN;
-}
-
-static void load_files(frozen_set *set) {
-    char *pattern = cps_format("%s/rows-*.h5", set->folder);
-    char **paths = NULL;
-    int64_t count = 0;
-    if (cps_glob(pattern, &paths, &count) != CPS_OK) {
-        cps_fail_clear();
-    }
-    for (int64_t i = 0; i < count; i++) {
-        cached_rows cached = {0};
-        if (concerns(set, paths[i])) {
-            if (read_file(paths[i], set, &cached) == CPS_OK) {
-                take_rows(set, &cached);
-            } else {
-                cps_log(CPS_LOG_WARN, "features in '%s' are damaged and computed again: %s",
-                        paths[i], cps_fail_message());
-                cps_fail_clear();
-                unlink(paths[i]);
-            }
-            free_cached(&cached);
-        }
-    }
-    cps_strings_destroy(paths, count);
-    free(pattern);
-}
-
-/* ---- computing
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- computing ---- */
 
 typedef struct encoder {
-    frozen_set *set;
+    cps_frozen_set *set;
     const cps_stage_plan *plan;
     const cps_frozen_options *options;
     cps_arena *arena;
@@ -567,14 +247,14 @@ typedef struct encoder {
 
 static void text_positions(encoder *e, const cps_batch *batch) {
     const cps_input_rows *rows = batch == NULL ? NULL : &batch->inputs[0];
-    for (int64_t i = 0; i <= GRAIN; i++) {
+    for (int64_t i = 0; i <= CPS_FROZEN_GRAIN; i++) {
         e->offsets[i] = rows == NULL ? (int32_t)(i * e->plan->context) : rows->offsets[i];
     }
-    for (int64_t i = 0; i < GRAIN; i++) {
+    for (int64_t i = 0; i < CPS_FROZEN_GRAIN; i++) {
         e->ends[i] = rows == NULL ? e->offsets[i + 1] - 1 : e->offsets[i] + rows->ends[i];
     }
     if (rows != NULL) {
-        memcpy(e->ids, rows->ids, (size_t)rows->offsets[GRAIN] * sizeof *e->ids);
+        memcpy(e->ids, rows->ids, (size_t)rows->offsets[CPS_FROZEN_GRAIN] * sizeof *e->ids);
     }
 }
 
@@ -585,13 +265,13 @@ static cps_status forward(encoder *e, cps_tape *tape, const cps_batch *batch,
     cps_tower_input input = {0};
     if (entry->text) {
         text_positions(e, batch);
-        const int64_t shape[1] = {e->offsets[GRAIN]};
+        const int64_t shape[1] = {e->offsets[CPS_FROZEN_GRAIN]};
         input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, e->ids, NULL, -1),
-                                  .count = GRAIN,
+                                  .count = CPS_FROZEN_GRAIN,
                                   .offsets = e->offsets,
                                   .ends = e->ends};
     } else {
-        const int64_t shape[4] = {GRAIN, 3, entry->recipe.size, entry->recipe.size};
+        const int64_t shape[4] = {CPS_FROZEN_GRAIN, 3, entry->recipe.size, entry->recipe.size};
         input.image = cps_tape_tensor(tape, CPS_REAL, 4, shape);
         if (input.image != NULL && cps_tape_computes(tape)) {
             cps_batch_planes(e->loader, batch, 0, input.image->data);
@@ -622,7 +302,7 @@ static cps_status plan_bytes(encoder *e, size_t *bytes_out) {
 
 static cps_status open_loader(encoder *e) {
     const cps_stage_view *entry = e->set->entry;
-    const cps_loader_stream stream = {.stream = e->set->stream, .rows = GRAIN};
+    const cps_loader_stream stream = {.stream = e->set->stream, .rows = CPS_FROZEN_GRAIN};
     const cps_input_spec input = {.kind = entry->text ? CPS_INPUT_TEXT : CPS_INPUT_IMAGE,
                                   .recipe = entry->recipe,
                                   .text_context = e->plan->context,
@@ -647,13 +327,13 @@ static cps_status open_loader(encoder *e) {
 }
 
 static cps_status open_encoder(encoder *e) {
-    const size_t positions = (size_t)(GRAIN * e->plan->context);
+    const size_t positions = (size_t)(CPS_FROZEN_GRAIN * e->plan->context);
     size_t bytes = 0;
     e->ids = calloc(positions + 1, sizeof *e->ids);
-    e->offsets = calloc(GRAIN + 1, sizeof *e->offsets);
-    e->ends = calloc(GRAIN, sizeof *e->ends);
+    e->offsets = calloc(CPS_FROZEN_GRAIN + 1, sizeof *e->offsets);
+    e->ends = calloc(CPS_FROZEN_GRAIN, sizeof *e->ends);
     if (e->ids == NULL || e->offsets == NULL || e->ends == NULL) {
-        return fail_memory(e->set);
+        return cps_frozen_fail_memory(e->set);
     }
     CPS_TRY(plan_bytes(e, &bytes));
     CPS_TRY(cps_arena_create("features", bytes, false, &e->arena));
@@ -680,16 +360,16 @@ static cps_status note_bad(const encoder *e, const cps_batch *batch) {
 }
 
 static cps_status compute_grain(encoder *e, int64_t grain) {
-    frozen_set *set = e->set;
+    cps_frozen_set *set = e->set;
     const cps_batch *batch = NULL;
     cps_tensor *rows = NULL;
     CPS_TRY(cps_loader_grain(e->loader, 0, grain, &batch));
     CPS_TRY(note_bad(e, batch));
     CPS_TRY(forward(e, e->tape, batch, &rows));
     const cps_real *from = rows->data;
-    const int64_t count = cps_min_i64(GRAIN, set->records - grain * GRAIN);
+    const int64_t count = cps_min_i64(CPS_FROZEN_GRAIN, set->records - grain * CPS_FROZEN_GRAIN);
     for (int64_t i = 0; i < count; i++) {
-        const int64_t row = grain * GRAIN + i;
+        const int64_t row = grain * CPS_FROZEN_GRAIN + i;
         set->valid[row] = batch->streams[0].valid[i];
         if (set->valid[row] && !cps_all_finite(from + i * set->width, set->width)) {
             return cps_fail(CPS_ERR_DATA,
@@ -710,7 +390,7 @@ static cps_status compute_grain(encoder *e, int64_t grain) {
 
 /* The grains of this rank that no file held, a file for each run of them that is not too long. */
 static cps_status compute_rest(encoder *e) {
-    frozen_set *set = e->set;
+    cps_frozen_set *set = e->set;
     int64_t begun = set->first;
     double start = cps_seconds();
     for (int64_t grain = set->first; grain < set->last; grain++) {
@@ -722,23 +402,23 @@ static cps_status compute_rest(encoder *e) {
         CPS_TRY(compute_grain(e, grain));
         const bool ends = grain + 1 == set->last || set->covered[grain + 1 - set->first];
         if (ends || grain + 1 - begun == FILE_GRAINS || cps_seconds() - start > file_seconds) {
-            store_grains(set, begun, grain + 1);
+            cps_frozen_store(set, begun, grain + 1);
             begun = grain + 1;
         }
     }
     return CPS_OK;
 }
 
-static bool complete(const frozen_set *set) {
+static bool complete(const cps_frozen_set *set) {
     return memchr(set->covered, 0, (size_t)(set->last - set->first)) == NULL;
 }
 
-static cps_status fill_set(frozen_set *set, const cps_stage_plan *plan,
+static cps_status fill_set(cps_frozen_set *set, const cps_stage_plan *plan,
                            const cps_frozen_options *options) {
     if (set->first == set->last) {
         return CPS_OK;
     }
-    load_files(set);
+    cps_frozen_load(set);
     if (complete(set)) {
         return CPS_OK;
     }
@@ -749,17 +429,15 @@ static cps_status fill_set(frozen_set *set, const cps_stage_plan *plan,
     return status;
 }
 
-/* ---- all ranks
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- all ranks ---- */
 
 /* Collective. All ranks get all rows. */
-static void gather_rows(frozen_set *set, cps_comm *comm, int64_t *bytes) {
+static void gather_rows(cps_frozen_set *set, cps_comm *comm, int64_t *bytes) {
     const int32_t size = cps_comm_size(comm);
     for (int32_t r = 0; r < size; r++) {
         bytes[r] =
             (cps_part_first(set->grains, size, r + 1) - cps_part_first(set->grains, size, r)) *
-            GRAIN;
+            CPS_FROZEN_GRAIN;
     }
     cps_comm_allgatherv_inplace(comm, "frozen features", set->valid, bytes);
     for (int32_t r = 0; r < size; r++) {
@@ -769,7 +447,7 @@ static void gather_rows(frozen_set *set, cps_comm *comm, int64_t *bytes) {
 }
 
 /* Collective: records that any rank computed, for the log. */
-static int64_t count_computed(const frozen_set *set, cps_comm *comm, int64_t *bytes,
+static int64_t count_computed(const cps_frozen_set *set, cps_comm *comm, int64_t *bytes,
                               int64_t *counts) {
     int64_t total = 0;
     for (int32_t r = 0; r < cps_comm_size(comm); r++) {
@@ -782,7 +460,7 @@ static int64_t count_computed(const frozen_set *set, cps_comm *comm, int64_t *by
     return total;
 }
 
-static void report_set(const frozen_set *set, int64_t computed, double seconds) {
+static void report_set(const cps_frozen_set *set, int64_t computed, double seconds) {
     int64_t bad = 0;
     for (int64_t i = 0; i < set->records; i++) {
         bad += !set->valid[i];
@@ -795,14 +473,15 @@ static void report_set(const frozen_set *set, int64_t computed, double seconds) 
 }
 
 /* Collective. */
-static cps_status open_set(frozen_set *set, const cps_stage_plan *plan,
+static cps_status open_set(cps_frozen_set *set, const cps_stage_plan *plan,
                            const cps_frozen_options *options) {
     const double start = cps_seconds();
     const size_t size = (size_t)cps_comm_size(options->comm);
     int64_t *bytes = calloc(2 * size, sizeof *bytes);
-    cps_status status = bytes == NULL ? fail_memory(set) : allocate_set(set, options->comm);
+    cps_status status =
+        bytes == NULL ? cps_frozen_fail_memory(set) : allocate_set(set, options->comm);
     if (status == CPS_OK) {
-        make_key(set, plan);
+        cps_frozen_key(set, plan);
         set->folder = cps_format("%s/%s", options->folder, set->key);
         status = map_records(set);
     }
@@ -838,13 +517,13 @@ cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_pl
             continue;
         }
         frozen->of_view[v] = frozen->count;
-        frozen_set *set = &frozen->sets[frozen->count++];
-        *set = (frozen_set){.view = v,
-                            .entry = entry,
-                            .stream = stream_of(plan, v),
-                            .width = cps_output_width(entry->tower, entry->view.outputs)};
+        cps_frozen_set *set = &frozen->sets[frozen->count++];
+        *set = (cps_frozen_set){.view = v,
+                                .entry = entry,
+                                .stream = stream_of(plan, v),
+                                .width = cps_output_width(entry->tower, entry->view.outputs)};
         set->records = cps_stream_records(set->stream);
-        set->grains = cps_ceil_div(set->records, GRAIN);
+        set->grains = cps_ceil_div(set->records, CPS_FROZEN_GRAIN);
         status = open_set(set, plan, options);
     }
     if (status != CPS_OK) {
@@ -855,23 +534,21 @@ cps_status cps_frozen_open(const cps_frozen_options *options, const cps_stage_pl
     return CPS_OK;
 }
 
-/* ---- use
- * ----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- use ---- */
 
-static const frozen_set *set_of(const cps_frozen *frozen, int32_t view) {
+static const cps_frozen_set *set_of(const cps_frozen *frozen, int32_t view) {
     CPS_BUG_IF(view < 0 || view >= CPS_STAGE_VIEWS || frozen->of_view[view] < 0);
     return &frozen->sets[frozen->of_view[view]];
 }
 
 cps_frozen_rows cps_frozen_view(const cps_frozen *frozen, int32_t view) {
-    const frozen_set *set = set_of(frozen, view);
+    const cps_frozen_set *set = set_of(frozen, view);
     return (cps_frozen_rows){set->stream, set->records, set->width, set->values, set->valid};
 }
 
 /* The image that the loader put in the place of a bad one, where another view reads images; its row
  * if that is here. */
-static int64_t replaced_row(const frozen_set *set, const cps_batch *batch, int64_t row) {
+static int64_t replaced_row(const cps_frozen_set *set, const cps_batch *batch, int64_t row) {
     for (int64_t b = 0; b < batch->bad_count; b++) {
         const cps_bad_image *bad = &batch->bad[b];
         if (bad->stream == set->entry->stream && bad->row == row && bad->replaced_by >= 0) {
@@ -884,7 +561,7 @@ static int64_t replaced_row(const frozen_set *set, const cps_batch *batch, int64
 
 cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
                            cps_real *values_out) {
-    const frozen_set *set = set_of(frozen, view);
+    const cps_frozen_set *set = set_of(frozen, view);
     const cps_stream_rows *rows = &batch->streams[set->entry->stream];
     for (int64_t i = 0; i < rows->rows; i++) {
         const cps_place *place = &rows->places[i];

@@ -29,9 +29,7 @@ static double term(const cps_step_result *result, const char *name) {
     return NAN;
 }
 
-/* ---- grain losses
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- grain losses ---- */
 
 /* 41 records in steps of 16 with the tail kept: 9 in the last one, in grains of 4, 4, 1. */
 static void test_kept_tail(void) {
@@ -70,9 +68,7 @@ static void test_field_classes(void) {
     engine_close(&t);
 }
 
-/* ---- moving averages
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- moving averages ---- */
 
 static void check_average(trial *t, const char *source, const char *average, const double *before) {
     const cps_param *from = engine_param(t, source), *to = engine_param(t, average);
@@ -118,9 +114,7 @@ static void test_ema(void) {
     engine_close(&t);
 }
 
-/* ---- buffers
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- buffers ---- */
 
 /* Kept recordings, replayed ones: the same bits, so the replay accumulates nothing. */
 static void test_buffer(void) {
@@ -181,9 +175,7 @@ static void test_skipped_step(void) {
     }
 }
 
-/* ---- the whole batch
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole batch ---- */
 
 static void test_batch_losses(void) {
     static const engine_job jobs[] = {
@@ -263,9 +255,7 @@ static void test_own_operation(void) {
     engine_close(&b);
 }
 
-/* ---- fit
- * ------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- fit ---- */
 
 /* Every record's features are there, whole grains of 64 and a short one; a second opening reads
  * them back bit for bit. */
@@ -428,9 +418,7 @@ static void test_descent(void) {
     engine_close(&t);
 }
 
-/* ---- what must be refused
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- what must be refused ---- */
 
 /* `job` must fail on every rank, saying `words`. */
 static void refuse(const engine_job *job, const char *words) {

@@ -54,9 +54,7 @@ static engine the_engine;
         }                                                                                          \
     } while (0)
 
-/* ---- data
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- data ---- */
 
 /* Record `i` of a set: 24 x 24 pixels; colour and stripes follow its number. */
 static uint8_t *engine_picture(int64_t i, size_t *length_out) {
@@ -131,9 +129,7 @@ static void engine_data(void) {
     ENGINE_MUST(cps_tokenizer_train(engine_line, &at, &options, path, &vocabulary));
 }
 
-/* ---- start and end
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- start and end ---- */
 
 /* program: .../<flavour>/tests/<group>/<name>; its flavour's folder is three up. */
 static void engine_find_build(const char *program) {
@@ -192,9 +188,7 @@ static ENGINE_UNUSED const char *engine_plugin(const char *name) {
     return path;
 }
 
-/* ---- jobs
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- jobs ---- */
 
 /* One stage of a job: what differs from the defaults. */
 typedef struct engine_job {
@@ -255,9 +249,7 @@ static char *engine_job_text(const engine_job *job) {
     return text;
 }
 
-/* ---- a stage at work
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- a stage at work ---- */
 
 typedef struct trial {
     char *text;
