@@ -11,19 +11,10 @@
 #include "train/loop_private.h"
 #include "train/validation.h"
 
-static bool runs_in_stage(const cps_evaluation_options *options, const char *stage) {
-    for (int64_t i = 0; i < options->stages.count; i++) {
-        if (strcmp(options->stages.lines[i], stage) == 0) {
-            return true;
-        }
-    }
-    return options->stages.count == 0;
-}
-
 static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, bool stage_end) {
     const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     const int64_t done = loop->state.data_step;
-    if (!runs_in_stage(options, plan->options.name)) {
+    if (!cps_run_evaluates_in(options, plan->options.name)) {
         return false;
     }
     return stage_end || (options->every_steps > 0 && done % options->every_steps == 0) ||
@@ -51,7 +42,7 @@ cps_status cps_loop_open_validations(cps_loop *loop) {
     }
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         const cps_run_evaluation *evaluation = &run->evaluations[i];
-        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && runs_in_stage(evaluation->options, plan->options.name)) {
+        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && cps_run_evaluates_in(evaluation->options, plan->options.name)) {
             CPS_TRY(cps_validation_create(run, loop->state.stage, evaluation, &loop->validations[i]));
         }
     }

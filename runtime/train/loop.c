@@ -216,6 +216,9 @@ static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
     bool fit_ends_stage = false;
+    if (loop->state.data_step == 0 && !loop->state.fit_done) {
+        cps_run_begin_stage(run, loop->state.stage);
+    }
     CPS_TRY(open_frozen(loop));
     if (plan->has_fit && !loop->state.fit_done) {
         CPS_TRY(cps_loop_fit(loop, false, &fit_ends_stage));

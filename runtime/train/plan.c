@@ -91,9 +91,14 @@ static cps_status choose_embed(cps_stage_plan *plan)
     return cps_fail(CPS_ERR_USAGE, "stages[%d]: embed = '%s' names no objective of the stage", plan->index + 1, plan->options.embed);
 }
 
-static cps_status check_batch(const cps_stage_plan *plan)
+/* A stage of a fit alone has no batches; plans are made for one grain. */
+static cps_status check_batch(cps_stage_plan *plan)
 {
-    const cps_stage_options *options = &plan->options;
+    cps_stage_options *options = &plan->options;
+    if (options->epochs == 0 && options->steps == 0) {
+        options->grain = cps_max_i64(options->grain, 1);
+        options->global_batch = options->grain;
+    }
     if (options->grain < 1 || options->global_batch < options->grain || options->global_batch % options->grain != 0) {
         return cps_fail(CPS_ERR_USAGE, "stages[%d]: global_batch %lld is not a multiple of grain %lld", plan->index + 1, (long long)options->global_batch, (long long)options->grain);
     }
@@ -120,7 +125,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     plan->run_stream_count = context->stream_count;
     plan->steps = context->steps;
     CPS_TRY(check_batch(plan));
-    plan->grains = options->global_batch / options->grain;
+    plan->grains = plan->options.global_batch / plan->options.grain;
     plan->instance_count = (int32_t)options->objective_count;
     plan->instances = cps_arena_alloc_zero(arena, (size_t)options->objective_count * sizeof *plan->instances);
     if (plan->instances == NULL) {

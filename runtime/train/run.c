@@ -15,6 +15,7 @@
 #include "tensor/gemm.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
+#include "train/validation.h"
 
 /* ---- streams ----------------------------------------------------------------------------------------------------------- */
 
@@ -227,6 +228,7 @@ static cps_status open_stages(cps_run *run) {
         return CPS_ERR_UNAVAILABLE;
     }
     for (int64_t i = 0; i < run->stage_count; i++) {
+        run->stages[i].first_param = cps_params_count(cps_model_params(run->model));
         CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0)));
         const int64_t steps = run->stages[i].plan->steps;
         cps_stage_plan_destroy(run->stages[i].plan);
@@ -252,6 +254,25 @@ static const cps_stream *resolve_stream(void *context, const char *name) {
     return found < 0 ? NULL : run->streams[found].stream;
 }
 
+bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *stage) {
+    for (int64_t i = 0; i < options->stages.count; i++) {
+        if (strcmp(options->stages.lines[i], stage) == 0) {
+            return true;
+        }
+    }
+    return options->stages.count == 0;
+}
+
+/* What a validation loss adds to the model must be known before parameters are allocated. */
+static cps_status declare_validation(cps_run *run, const cps_run_evaluation *evaluation) {
+    for (int64_t s = 0; s < run->stage_count && evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS; s++) {
+        if (cps_run_evaluates_in(evaluation->options, run->stages[s].plan->options.name)) {
+            CPS_TRY(cps_validation_declare(run, s, evaluation));
+        }
+    }
+    return CPS_OK;
+}
+
 static cps_status open_evaluations(cps_run *run) {
     cps_evaluation_options *options = NULL;
     CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, &options, &run->evaluation_count));
@@ -263,6 +284,7 @@ static cps_status open_evaluations(cps_run *run) {
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         run->evaluations[i].options = &options[i];
         CPS_TRY(cps_agree(run->comm, "opening evaluations", cps_evaluation_streams_open(&options[i], run->pool, &resolver, &run->evaluations[i].streams)));
+        CPS_TRY(cps_agree(run->comm, "opening evaluations", declare_validation(run, &run->evaluations[i])));
     }
     return CPS_OK;
 }
@@ -340,6 +362,7 @@ void cps_run_close(cps_run *run) {
     cps_model_destroy(run->model);
     cps_tokenizer_destroy(run->tokenizer);
     cps_arena_destroy(run->arena);
+    free(run->from_weights);
     free(run);
 }
 
@@ -364,6 +387,41 @@ static void report_weights(const char *path, const cps_weights_report *report) {
     }
 }
 
+/* Rank 0 alone has read the file. */
+static cps_status note_weights(cps_run *run) {
+    cps_params *params = cps_model_params(run->model);
+    const int32_t count = cps_params_count(params);
+    free(run->from_weights);
+    run->from_weights = calloc((size_t)count + 1, 1);
+    if (run->from_weights == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a list of %d parameters", count);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        run->from_weights[i] = cps_params_at(params, i)->loaded;
+    }
+    return CPS_OK;
+}
+
+/* A copy of a copy follows its source; the declaration has shown that chains end. */
+static void copy_again(cps_run *run, int32_t index, int32_t first, int32_t last) {
+    cps_params *params = cps_model_params(run->model);
+    cps_param *param = cps_params_at(params, index);
+    if (index < first || index >= last || run->from_weights[index] || param->spec.init.kind != CPS_INIT_COPY) {
+        return;
+    }
+    const int32_t source = cps_params_find(params, param->spec.init.copy_of);
+    copy_again(run, source, first, last);
+    memcpy(param->tensor.data, cps_params_at(params, source)->tensor.data, (size_t)param->count * sizeof(cps_real));
+}
+
+void cps_run_begin_stage(cps_run *run, int64_t stage) {
+    const int32_t first = run->stages[stage].first_param;
+    const int32_t last = stage + 1 < run->stage_count ? run->stages[stage + 1].first_param : cps_params_count(cps_model_params(run->model));
+    for (int32_t i = first; i < last; i++) {
+        copy_again(run, i, first, last);
+    }
+}
+
 cps_status cps_run_initialise(cps_run *run) {
     const cps_json *spec = cps_json_get(run->job, "model");
     const char *weights = cps_json_get_string(spec, "weights", NULL);
@@ -380,9 +438,13 @@ cps_status cps_run_initialise(cps_run *run) {
     if (status == CPS_OK) {
         status = cps_params_allocate(params, (uint64_t)run->job_options.seed);
     }
+    if (status == CPS_OK) {
+        status = note_weights(run);
+    }
     cps_params_drop_offers(params);
     CPS_TRY(cps_agree(run->comm, "first values of the parameters", status));
     if (weights != NULL) {
+        cps_comm_broadcast(run->comm, "weights", run->from_weights, (size_t)cps_params_count(params), 0);
         cps_comm_broadcast(run->comm, "weights", cps_params_flat(params), (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
     }
     return CPS_OK;

@@ -18,6 +18,7 @@ typedef struct cps_run_stage {
     cps_stage_plan *plan;
     cps_step_memory memory;
     double *lr, *weight_decay; /* [steps] */
+    int32_t first_param;       /* parameters from here to the next stage's were declared by this one */
 } cps_run_stage;
 
 typedef struct cps_run {
@@ -43,6 +44,7 @@ typedef struct cps_run {
     int64_t evaluation_count;
     cps_run_evaluation *evaluations;
     int32_t loader_threads;
+    uint8_t *from_weights; /* [parameters] weights of the job gave the value */
 } cps_run;
 
 /* Builds it all; parameters are declared, not allocated. USAGE and DATA with the key path or file. */
@@ -59,6 +61,11 @@ cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage, size_t *bytes
 cps_json *cps_run_identity(const cps_run *run);
 /* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective. */
 cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) CPS_MUST_CHECK;
+/* Whether an evaluation belongs to the stage of that name. */
+bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *stage);
+/* At the begin of a stage: parameters that the stage declared first as copies of others (moving averages too) take the values that their
+ * sources have by now, unless weights gave them one. Local; the same on every rank. */
+void cps_run_begin_stage(cps_run *run, int64_t stage);
 /* Steps of all stages before `stage`. */
 int64_t cps_run_steps_before(const cps_run *run, int64_t stage);
 

@@ -43,9 +43,9 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
     const int64_t records = cps_stream_records(validation->data);
     const bool small = records < wanted->batch;
     options->global_batch = small ? records : wanted->batch;
-    options->grain = small ? records : wanted->grain;
+    options->grain = small ? records : cps_min_i64(wanted->grain, wanted->batch);
     if (options->global_batch % options->grain != 0) {
-        return cps_fail(CPS_ERR_USAGE, "validation batch %lld is not a multiple of its grain %lld", (long long)wanted->batch, (long long)wanted->grain);
+        return cps_fail(CPS_ERR_USAGE, "batch %lld is not a multiple of grain %lld: change one of them", (long long)wanted->batch, (long long)wanted->grain);
     }
     double *one = cps_arena_alloc(validation->arena, 2 * sizeof *one);
     if (one == NULL) {
@@ -88,7 +88,7 @@ static cps_status name_streams(cps_validation *validation) {
     return CPS_OK;
 }
 
-static cps_status make_plan(cps_validation *validation, int64_t stage, const cps_validation_loss_options *wanted, cps_step_memory *memory) {
+static cps_status make_plan(cps_validation *validation, int64_t stage, const cps_validation_loss_options *wanted) {
     cps_run *run = validation->run;
     const cps_stage_plan *of = run->stages[stage].plan;
     cps_stage_options options;
@@ -110,8 +110,7 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
         .caption_stream = same_stream,
         .context = validation,
     };
-    CPS_TRY(cps_stage_plan_create(&options, &context, validation->arena, &validation->plan));
-    return cps_step_plan(validation->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), memory);
+    return cps_stage_plan_create(&options, &context, validation->arena, &validation->plan);
 }
 
 /* Every rank may ask for any grain; nothing is read ahead. */
@@ -136,16 +135,30 @@ static cps_status make_loader(cps_validation *validation) {
     return cps_loader_seek(validation->loader, 0);
 }
 
-cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) {
-    cps_validation *validation = calloc(1, sizeof *validation);
-    if (validation == NULL) {
+/* Up to the plan; `validation` is the caller's to destroy in any case. */
+static cps_status begin(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation) {
+    *validation = calloc(1, sizeof **validation);
+    if (*validation == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a validation loss");
     }
-    validation->run = run;
-    validation->data = evaluation->streams.data;
+    (*validation)->run = run;
+    (*validation)->data = evaluation->streams.data;
+    CPS_TRY(cps_arena_create("validation", (size_t)4 << 20, true, &(*validation)->arena));
+    return make_plan(*validation, stage, &evaluation->options->validation_loss);
+}
+
+cps_status cps_validation_declare(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation) {
+    cps_validation *validation = NULL;
+    const cps_status status = begin(run, stage, evaluation, &validation);
+    cps_validation_destroy(validation);
+    return cps_fail_context(status, "evaluation '%s'", evaluation->options->name);
+}
+
+cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) {
+    cps_validation *validation = NULL;
     cps_step_memory memory = {0};
-    cps_status status = cps_arena_create("validation", (size_t)4 << 20, true, &validation->arena);
-    status = status != CPS_OK ? status : make_plan(validation, stage, &evaluation->options->validation_loss, &memory);
+    cps_status status = begin(run, stage, evaluation, &validation);
+    status = status != CPS_OK ? status : cps_step_plan(validation->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &memory);
     status = status != CPS_OK ? status : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
     status = status != CPS_OK ? status : make_loader(validation);
     if (status != CPS_OK) {

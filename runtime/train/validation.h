@@ -13,4 +13,8 @@ void cps_validation_destroy(cps_validation *validation); /* NULL-safe */
 /* *metrics_out: loss, the terms, batches, samples, bad_images. The caller destroys it. */
 cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) CPS_MUST_CHECK;
 
+/* Local. Declares in the model what the objective of validation_create would: plain CLIP's logit scale where the stage's own
+ * objective cannot be measured so. Before parameters are allocated. */
+cps_status cps_validation_declare(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation) CPS_MUST_CHECK;
+
 #endif
