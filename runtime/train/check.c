@@ -130,7 +130,7 @@ static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
     loop->state.stage = run->stage_count - 1;
     loop->state.data_step = run->stages[loop->state.stage].plan->steps;
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
-    return cps_loop_evaluate_due(loop, true, &stop);
+    return cps_loop_evaluate_due(loop, CPS_DUE_STAGE_END, &stop);
 }
 
 cps_status cps_evaluate_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const char *checkpoint, const cps_run_options *options) {

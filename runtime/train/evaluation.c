@@ -11,14 +11,18 @@
 #include "train/loop_private.h"
 #include "train/validation.h"
 
-static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, bool stage_end) {
+static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, cps_due due) {
     const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     const int64_t done = loop->state.data_step;
+    if (due == CPS_DUE_NOTHING || (options->kind == CPS_EVAL_VALIDATION_LOSS && !plan->has_loss && !plan->has_grain_loss)) {
+        return false; /* a stage that only fits has no loss to validate */
+    }
     if (!cps_run_evaluates_in(options, plan->options.name)) {
         return false;
     }
-    return stage_end || (options->every_steps > 0 && done % options->every_steps == 0) ||
-           (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
+    const bool now = (options->every_steps > 0 && done % options->every_steps == 0) ||
+                     (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
+    return due == CPS_DUE_STAGE_END || (due == CPS_DUE_STEP && now) || (due == CPS_DUE_REST && !now);
 }
 
 /* ---- one evaluation --------------------------------------------------------------------------------------------------------- */
@@ -42,7 +46,7 @@ cps_status cps_loop_open_validations(cps_loop *loop) {
     }
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         const cps_run_evaluation *evaluation = &run->evaluations[i];
-        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && cps_run_evaluates_in(evaluation->options, plan->options.name)) {
+        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && (plan->has_loss || plan->has_grain_loss) && cps_run_evaluates_in(evaluation->options, plan->options.name)) {
             CPS_TRY(cps_validation_create(run, loop->state.stage, evaluation, &loop->validations[i]));
         }
     }
@@ -190,14 +194,14 @@ static cps_status ask_job(cps_loop *loop, const cps_json *all, bool *stop_out) {
     return status;
 }
 
-cps_status cps_loop_evaluate_due(cps_loop *loop, bool stage_end, bool *stop_out) {
+cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
     cps_run *run = loop->run;
     cps_json *all = cps_json_new_object();
     cps_status status = CPS_OK;
     bool any = false;
     for (int64_t i = 0; i < run->evaluation_count && status == CPS_OK; i++) {
         const cps_evaluation_options *options = run->evaluations[i].options;
-        if (!is_due(loop, options, stage_end)) {
+        if (!is_due(loop, options, due)) {
             continue;
         }
         if (loop->updater != NULL) {

@@ -164,6 +164,17 @@ static cps_status checkpoint(cps_loop *loop) {
     return status;
 }
 
+static bool reached_until(const cps_loop *loop) {
+    const int64_t until = loop->run->options.until;
+    return until >= 0 && cps_loop_step(loop) >= until;
+}
+
+/* Ends the run here, to be continued; the checkpoint is written. */
+static cps_status leave_run(cps_loop *loop, uint8_t asked) {
+    loop->left = true;
+    return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL, "a signal asked to stop: checkpointed after step %lld; start the same command again to go on", (long long)cps_loop_step(loop)) : CPS_OK;
+}
+
 /* Checkpoints and evaluations that are due after this step; *stop_out: the stage ends early. */
 static cps_status after_step(cps_loop *loop, bool *stop_out) {
     cps_run *run = loop->run;
@@ -171,18 +182,16 @@ static cps_status after_step(cps_loop *loop, bool *stop_out) {
     const uint8_t asked = wishes(loop);
     const int64_t done = loop->state.data_step;
     const bool last = done == plan->steps;
-    const bool until = run->options.until >= 0 && cps_loop_step(loop) >= run->options.until;
-    CPS_TRY(cps_loop_evaluate_due(loop, last, stop_out));
-    const bool leave = (asked & 1) != 0 || until;
+    /* `finish` may still change what is evaluated at the end. */
+    if (!last || !plan->has_finish) {
+        CPS_TRY(cps_loop_evaluate_due(loop, last ? CPS_DUE_STAGE_END : CPS_DUE_STEP, stop_out));
+    }
+    const bool leave = (asked & 1) != 0 || reached_until(loop);
     const bool due = run->checkpoint.steps > 0 && cps_loop_step(loop) % run->checkpoint.steps == 0;
     if ((leave || due || (asked & 2) != 0 || loop->state.new_best) && !last && !*stop_out) {
         CPS_TRY(checkpoint(loop));
     }
-    if (leave && !last && !*stop_out) {
-        loop->left = true;
-        return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL, "a signal asked to stop: checkpointed after step %lld; start the same command again to go on", (long long)cps_loop_step(loop)) : CPS_OK;
-    }
-    return CPS_OK;
+    return leave && !last && !*stop_out ? leave_run(loop, asked) : CPS_OK;
 }
 
 static cps_status one_step(cps_loop *loop, bool *stop_out) {
@@ -199,22 +208,44 @@ static cps_status one_step(cps_loop *loop, bool *stop_out) {
 
 /* ---- a stage ----------------------------------------------------------------------------------------------------------------- */
 
-static cps_status run_steps(cps_loop *loop) {
+/* *due_out: evaluations of the stage's end that are still to be made. */
+static cps_status run_steps(cps_loop *loop, cps_due *due_out) {
     const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     bool stop = false;
     while (loop->state.data_step < plan->steps && !stop && !loop->left) {
         CPS_TRY(one_step(loop, &stop));
     }
-    if (stop) {
+    *due_out = plan->has_finish ? CPS_DUE_STAGE_END : loop->state.data_step < plan->steps ? CPS_DUE_REST : CPS_DUE_NOTHING;
+    if (stop && loop->state.data_step < plan->steps) {
         cps_log(CPS_LOG_INFO, "stage '%s' ends early after %lld of %lld steps", plan->options.name, (long long)loop->state.data_step, (long long)plan->steps);
         loop->state.steps_cut += plan->steps - loop->state.data_step;
     }
     return CPS_OK;
 }
 
+/* finish, what is evaluated at the end, the stage's checkpoint. */
+static cps_status end_stage(cps_loop *loop, cps_due due) {
+    cps_run *run = loop->run;
+    bool ignored = false;
+    if (run->stages[loop->state.stage].plan->has_finish) {
+        if (loop->updater != NULL) {
+            cps_updater_wait_weights(loop->updater);
+        }
+        CPS_TRY(cps_loop_fit(loop, true, &ignored));
+    }
+    CPS_TRY(cps_loop_evaluate_due(loop, due, &ignored));
+    loop->state.stage_done = true;
+    loop->state.complete = loop->state.stage + 1 == run->stage_count;
+    loop->state.dirty = true;
+    CPS_TRY(checkpoint(loop));
+    const uint8_t asked = wishes(loop);
+    return !loop->state.complete && ((asked & 1) != 0 || reached_until(loop)) ? leave_run(loop, asked) : CPS_OK;
+}
+
 static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     const cps_stage_plan *plan = run->stages[loop->state.stage].plan;
+    cps_due due = CPS_DUE_STAGE_END;
     bool fit_ends_stage = false;
     if (loop->state.data_step == 0 && !loop->state.fit_done) {
         cps_run_begin_stage(run, loop->state.stage);
@@ -232,23 +263,11 @@ static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     }
     if (plan->steps > 0 && !fit_ends_stage) {
         CPS_TRY(open_stage(loop, resume_from));
-        CPS_TRY(run_steps(loop));
+        CPS_TRY(run_steps(loop, &due));
     } else {
-        bool stop = false;
         CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
-        CPS_TRY(cps_loop_evaluate_due(loop, true, &stop));
     }
-    if (loop->left) {
-        return CPS_OK;
-    }
-    if (plan->has_finish) {
-        bool end_stage = false;
-        CPS_TRY(cps_loop_fit(loop, true, &end_stage));
-    }
-    loop->state.stage_done = true;
-    loop->state.complete = loop->state.stage + 1 == run->stage_count;
-    loop->state.dirty = true;
-    return checkpoint(loop);
+    return loop->left ? CPS_OK : end_stage(loop, due);
 }
 
 static cps_status run_stages(cps_loop *loop, const char *resume_from) {

@@ -79,9 +79,11 @@ typedef struct cps_memory_plan {
 } cps_memory_plan;
 cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage);
 
-/* evaluation.c; Collective. Runs what is due after this step (stage_end: what belongs to the end of a stage too). */
+/* evaluation.c; Collective. Which evaluations are due: after a step; at a stage's end, all of the stage; those of the stage's end that were
+ * not due after its last step. */
+typedef enum cps_due { CPS_DUE_NOTHING, CPS_DUE_STEP, CPS_DUE_STAGE_END, CPS_DUE_REST } cps_due;
 cps_status cps_loop_open_validations(cps_loop *loop) CPS_MUST_CHECK; /* at a stage's begin, before its own step is planned */
-cps_status cps_loop_evaluate_due(cps_loop *loop, bool stage_end, bool *stop_out) CPS_MUST_CHECK;
+cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) CPS_MUST_CHECK;
 
 /* fit.c; Collective */
 cps_status cps_loop_fit(cps_loop *loop, bool finish, bool *end_stage_out) CPS_MUST_CHECK;
