@@ -3,7 +3,7 @@
 --   copse synth build/quickstart
 --   copse train -n 2 jobs/quickstart.lua
 local copse = require "copse"
-local arg = copse.arg { data = "../build/quickstart", epochs = 20, seed = 1 }
+local arg = copse.arg { data = "../build/quickstart", objective = "clip", epochs = 20, seed = 1 }
 
 return copse.job {
   name = "quickstart", seed = arg.seed,
@@ -12,7 +12,7 @@ return copse.job {
   data = { paired = copse.shards { arg.data .. "/train-*.h5" } },
   stages = {
     copse.stage {
-      objective = copse.objective.clip {},
+      objective = copse.objective[arg.objective] {}, -- clip, or --set objective=sigmoid
       epochs = arg.epochs, global_batch = 128, grain = 32,
       crop = { 0.5, 1 }, flip = 0.5,
       optimizer = copse.adamw { lr = 1e-3, weight_decay = 0.1 },

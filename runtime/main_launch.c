@@ -154,6 +154,19 @@ static bool is_rule(const char *line, size_t length) {
     return length > 70 && strspn(line, "-") >= length - 1;
 }
 
+/* Lines of mpirun outside of its blocks that tell a user nothing. */
+static bool is_chatter(const char *line, size_t length) {
+    static const char *const chatter[] = {"mpirun: Forwarding signal",
+                                          "has sent help message help-mpi-api.txt",
+                                          "Set MCA parameter \"orte_base_help_aggregate\""};
+    for (size_t i = 0; i < sizeof chatter / sizeof chatter[0]; i++) {
+        if (memmem(line, length, chatter[i], strlen(chatter[i])) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void end_block(listener *heard) {
     heard->inside = false;
     heard->block[heard->block_length] = '\0';
@@ -164,21 +177,21 @@ static void end_block(listener *heard) {
         sscanf(culprit, "process rank %d with PID %*d on node %255s", &rank, host) == 2) {
         heard->rank = rank;
         snprintf(heard->host, sizeof heard->host, "%s", host);
-    } else if (strstr(heard->block, "non-zero") == NULL) {
+    } else if (strstr(heard->block, "non-zero") == NULL &&
+               strstr(heard->block, "MPI_ABORT was invoked") == NULL) {
         pass_on(heard->block, heard->block_length);
     }
     heard->block_length = 0;
 }
 
 static void hear_line(listener *heard) {
-    static const char forwarding[] = "mpirun: Forwarding signal";
     const bool rule = is_rule(heard->line, heard->line_length);
     if (rule && heard->inside) {
         end_block(heard);
     } else if (rule) {
         heard->inside = true;
-    } else if (strncmp(heard->line, forwarding, sizeof forwarding - 1) == 0) {
-        /* we say what a signal does */
+    } else if (is_chatter(heard->line, heard->line_length)) {
+        /* what signals and aborts do is said elsewhere */
     } else if (heard->inside && heard->block_length + heard->line_length < BLOCK_BYTES) {
         memcpy(heard->block + heard->block_length, heard->line, heard->line_length);
         heard->block_length += heard->line_length;

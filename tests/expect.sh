@@ -65,14 +65,16 @@ judge() { # judge NAME CODE PATTERN
     fi
 }
 
-run() { # run COMMAND...: sets code, fills $output; 120 seconds at most
+run() { # run COMMAND...: sets code and seconds, fills $output; 120 seconds at most
     start=$(date +%s)
     "$@" >"$output" 2>&1 </dev/null &
     job=$!
     (
-        sleep 120
-        kill -KILL $job 2>/dev/null
-    ) &
+        sleep 120 &
+        nap=$!
+        trap 'kill $nap' TERM
+        wait $nap && kill -KILL $job
+    ) >/dev/null 2>&1 &
     guard=$!
     wait $job
     code=$?

@@ -157,6 +157,9 @@ static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay)
 /* Validation batches are runs of grains of the one data step of a stored order. */
 static cps_status ask_grain(cps_step *step, int64_t grain, const cps_batch **batch_out) {
     const bool stored = step->at.evaluation;
+    if (cps_fault_here(step->comm, "read", step->at.data_step)) {
+        return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'read', step %lld", (long long)step->at.data_step);
+    }
     return cps_loader_grain(step->loader, stored ? 0 : step->at.data_step, stored ? step->at.data_step * step->at.grains + grain : grain, batch_out);
 }
 

@@ -34,14 +34,4 @@ if [ "$(id -u)" = 0 ] && mount -t tmpfs -o size=$((bytes * 2 + bytes / 2 + 20000
 else
     skip "the disk is full during a checkpoint" "mounting a small file system needs root"
 fi
-# The same without root: a limit on the size of files.
-limited() {
-    (
-        trap '' XFSZ
-        ulimit -f $((bytes / 2 / 512))
-        copse train disk.lua --threads 1 --runs limited
-    )
-}
-expect_one "a checkpoint hits the limit of file sizes" 74 'step-00000002.h5.*File too large|File too large.*step-00000002.h5' limited
-check "nothing is left of it" test -z "$(ls limited/disk/checkpoints 2>/dev/null)"
 finish

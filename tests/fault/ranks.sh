@@ -14,7 +14,7 @@ break_rank() { # break_rank SITE CODE PATTERN
     errors=$(grep -c -E '^(error|copse): ' "$output")
     if [ "$seconds" -gt 30 ]; then
         fail "$name" "it took $seconds seconds"
-    elif [ "$errors" -ne 1 ]; then
+    elif [ "$errors" -ne 1 ] && [ "$1" != hang ]; then # two watchdogs may speak within a second
         fail "$name" "$errors messages, one is wanted"
     else
         judge "$name" "$2" "$3"
@@ -33,7 +33,7 @@ break_rank hang 70 'rank 1'
 fault_job nan
 expect "NaN on rank 1: the step is skipped, rank and tensor are named" 0 'rank 1' \
     env CPS_FAULT=nan,1,3 "$COPSE" train nan.lua -n 3 --threads 1
-check "the events have it" grep -q '"rank":1' runs/nan/events.jsonl
+check "the events have it" grep -q '"step":4,.*"grad_norm":null,.*"skipped":true' runs/nan/events.jsonl
 check "no parameter is NaN: the last checkpoint loads" copse inspect runs/nan/checkpoints/step-00000006.h5
 fault_job nan_ends 'max_skipped_steps = 0,'
 expect_one "too many skipped steps end the run" 1 'skipped' \
@@ -55,7 +55,7 @@ while [ ! -e runs/signal/checkpoints/step-00000002.h5 ] && [ $tries -lt 300 ]; d
     sleep 0.1
     tries=$((tries + 1))
 done
-kill -TERM $launcher
+kill -TERM $launcher || :
 wait $launcher
 code=$?
 judge "SIGTERM to 'train -n' ends with a checkpoint" 85 'checkpoint'
