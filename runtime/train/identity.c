@@ -11,8 +11,11 @@
 #include "comm/agree.h"
 #include "tensor/gemm.h"
 
-/* Top-level keys of a job that reach no number of the training, or (data) are stood for by digests. */
-static const char *const not_in_numbers[] = {"name", "evaluate", "checkpoint", "data", "watchdog_seconds", "max_bad", "max_skipped_steps", NULL};
+/* Keys that reach no number of the training, or are stood for by digests (data, tokenizer). */
+static const char *const not_of_job[] = {"name", "evaluate", "checkpoint", "data", "tokenizer", "watchdog_seconds", "max_bad", "max_skipped_steps", NULL};
+static const char *const not_of_stage[] = {"activation_budget_mb", "max_bad", "max_skipped_steps", NULL};
+/* Files: where they lie reaches no number. Their content stands beside the path, or has a digest. */
+static const char *const files[] = {"weights", "path", "plugin", NULL};
 
 static bool listed(const char *const *names, const char *key) {
     for (; *names != NULL; names++) {
@@ -29,14 +32,47 @@ static void add_hex(cps_json *object, const char *key, uint64_t value) {
     cps_json_add_string(object, key, text);
 }
 
-cps_json *cps_run_identity(const cps_run *run) {
-    cps_json *identity = cps_json_new_object();
-    cps_json *job = cps_json_add_object(identity, "job");
-    for (const cps_json *member = cps_json_first(run->job); member != NULL; member = cps_json_next(member)) {
-        if (!listed(not_in_numbers, cps_json_key(member))) {
-            cps_json_add_copy(job, cps_json_key(member), member);
+/* A copy in which a file is its last name. As deep as the parser lets a job be. */
+static void add_member(cps_json *parent, const char *key, const cps_json *value) {
+    const char *path = key != NULL && listed(files, key) ? cps_json_string(value) : NULL;
+    if (path != NULL) {
+        const char *slash = strrchr(path, '/');
+        cps_json_add_string(parent, key, slash != NULL ? slash + 1 : path);
+    } else if (cps_json_is_object(value) || cps_json_is_array(value)) {
+        cps_json *copy = cps_json_is_object(value) ? cps_json_add_object(parent, key) : cps_json_add_array(parent, key);
+        for (const cps_json *member = cps_json_first(value); member != NULL; member = cps_json_next(member)) {
+            add_member(copy, cps_json_is_object(value) ? cps_json_key(member) : NULL, member);
+        }
+    } else {
+        cps_json_add_copy(parent, key, value);
+    }
+}
+
+static void add_members(cps_json *to, const cps_json *from, const char *const *without) {
+    for (const cps_json *member = cps_json_first(from); member != NULL; member = cps_json_next(member)) {
+        if (!listed(without, cps_json_key(member))) {
+            add_member(to, cps_json_key(member), member);
         }
     }
+}
+
+static void add_job(cps_json *identity, const cps_json *from) {
+    cps_json *job = cps_json_add_object(identity, "job");
+    for (const cps_json *member = cps_json_first(from); member != NULL; member = cps_json_next(member)) {
+        if (strcmp(cps_json_key(member), "stages") == 0) {
+            cps_json *stages = cps_json_add_array(job, "stages");
+            for (const cps_json *stage = cps_json_first(member); stage != NULL; stage = cps_json_next(stage)) {
+                add_members(cps_json_add_object(stages, NULL), stage, not_of_stage);
+            }
+        } else if (!listed(not_of_job, cps_json_key(member))) {
+            add_member(job, cps_json_key(member), member);
+        }
+    }
+}
+
+cps_json *cps_run_identity(const cps_run *run) {
+    cps_json *identity = cps_json_new_object();
+    add_job(identity, run->job);
     cps_json *data = cps_json_add_object(identity, "data");
     for (int32_t i = 0; i < run->stream_count; i++) {
         add_hex(data, run->streams[i].name, cps_stream_digest(run->streams[i].stream));
@@ -47,7 +83,12 @@ cps_json *cps_run_identity(const cps_run *run) {
     cps_json_add_string(bits, "precision", cps_gemm_precision());
     cps_json_add_string(bits, "build", CPS_BUILD_ID);
     if (run->tokenizer != NULL) {
-        add_hex(identity, "tokenizer", cps_tokenizer_digest(run->tokenizer));
+        cps_json *tokenizer = cps_json_add_object(identity, "tokenizer");
+        cps_json_add_number(tokenizer, "context", (double)run->tokenizer_options.context);
+        add_hex(tokenizer, "content", cps_tokenizer_digest(run->tokenizer));
+    }
+    if (cps_model_weights(run->model) != NULL) {
+        add_hex(identity, "weights", run->weights_digest);
     }
     return identity;
 }
@@ -98,6 +139,9 @@ static bool differ(const cps_json *a, const cps_json *b, char path[256], char va
                 return true;
             }
         }
+        return false;
+    }
+    if (a == NULL && b == NULL) {
         return false;
     }
     char *left = a == NULL ? NULL : cps_json_print(a, false, true);

@@ -89,17 +89,11 @@ cps_status cps_loop_open_reports(cps_loop *loop) {
 
 /* ---- a step --------------------------------------------------------------------------------------------------------------- */
 
-static double logit_scale(const cps_loop *loop) {
-    cps_params *params = cps_model_params(loop->run->model);
-    const int32_t index = cps_params_find(params, "logit_scale");
-    return index < 0 ? (double)NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
-}
-
 static cps_status write_step(cps_loop *loop, const cps_step_result *result, double rate) {
     const cps_run_stage *stage = &loop->run->stages[loop->state.stage];
     const int64_t step = cps_loop_step(loop) + 1;
     const double lr = stage->lr[loop->state.data_step];
-    const double scale = logit_scale(loop);
+    const double scale = result->logit_scale;
     cps_json *event = cps_json_new_object();
     cps_json_add_string(event, "event", "step");
     cps_json_add_number(event, "step", (double)step);

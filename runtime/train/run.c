@@ -2,11 +2,13 @@
  * good), evaluations. */
 #include "train/run.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/numeric.h"
 #include "comm/agree.h"
@@ -307,6 +309,45 @@ static cps_status open_model(cps_run *run) {
     return CPS_OK;
 }
 
+static cps_status hash_file(const char *path, uint64_t *digest_out) {
+    enum { BLOCK = 1 << 20 };
+    FILE *file = fopen(path, "rb");
+    char *block = malloc(BLOCK);
+    if (file == NULL || block == NULL) {
+        const cps_status status = cps_fail(CPS_ERR_UNAVAILABLE, "weights '%s' cannot be opened: %s", path, strerror(errno));
+        if (file != NULL) {
+            fclose(file);
+        }
+        free(block);
+        return status;
+    }
+    cps_hash *hash = cps_hash_create();
+    size_t length;
+    while ((length = fread(block, 1, BLOCK, file)) > 0) {
+        cps_hash_add(hash, block, length);
+    }
+    const bool failed = ferror(file) != 0;
+    *digest_out = cps_hash_value(hash);
+    cps_hash_destroy(hash);
+    free(block);
+    fclose(file);
+    return failed ? cps_fail(CPS_ERR_IO, "weights '%s' cannot be read: %s", path, strerror(errno)) : CPS_OK;
+}
+
+/* A run that goes on must have begun with the same weights. Collective; rank 0 reads. */
+static cps_status digest_weights(cps_run *run) {
+    const char *path = cps_model_weights(run->model);
+    if (path == NULL) {
+        return CPS_OK;
+    }
+    uint64_t digest = 0;
+    const cps_status status = cps_comm_rank(run->comm) == 0 ? hash_file(path, &digest) : CPS_OK;
+    CPS_TRY(cps_agree(run->comm, "weights", status));
+    cps_comm_broadcast(run->comm, "weights", &digest, sizeof digest, 0);
+    run->weights_digest = digest;
+    return CPS_OK;
+}
+
 static cps_status open_parts(cps_run *run) {
     cps_status status = cps_job_options_parse(run->job, run->arena, &run->job_options);
     status = status != CPS_OK ? status : cps_checkpoint_options_parse(run->job, run->arena, &run->checkpoint);
@@ -314,6 +355,7 @@ static cps_status open_parts(cps_run *run) {
     status = status != CPS_OK ? status : open_model(run);
     status = status != CPS_OK ? status : cps_shard_pool_create(&run->pool);
     CPS_TRY(cps_agree(run->comm, "reading the job", status));
+    CPS_TRY(digest_weights(run));
     CPS_TRY(open_streams(run));
     CPS_TRY(open_stages(run));
     return open_evaluations(run);

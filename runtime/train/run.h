@@ -34,6 +34,7 @@ typedef struct cps_run {
     cps_tokenizer *tokenizer; /* NULL: the job has none */
     cps_tokenizer_options tokenizer_options;
     cps_model *model;
+    uint64_t weights_digest; /* of the file the job names; 0 without */
     cps_shard_pool *pool;
     int64_t stream_option_count;
     cps_stream_options *stream_options;

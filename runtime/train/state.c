@@ -155,9 +155,15 @@ static cps_status check_identity(const cps_loop *loop, const cps_json *then) {
     if (cps_identity_differs(then, now, "job", &difference)) {
         status = cps_fail(CPS_ERR_USAGE, "run '%s' was started from another job: %s was %s, now it is %s. Give the run another name (--run), begin anew (--fresh), or undo the change", loop->name,
                           difference.path, difference.values[0], difference.values[1]);
-    } else if (cps_identity_differs(then, now, "data", &difference) || cps_identity_differs(then, now, "tokenizer", &difference)) {
+    } else if (cps_identity_differs(then, now, "data", &difference)) {
         status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with other data: the digest of '%s' was %s, now it is %s. Use the same shards, another run name (--run), or --fresh", loop->name,
-                          difference.path[0] == '\0' ? "tokenizer" : difference.path, difference.values[0], difference.values[1]);
+                          difference.path, difference.values[0], difference.values[1]);
+    } else if (cps_identity_differs(then, now, "tokenizer", &difference)) {
+        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with another tokenizer: its %s was %s, now it is %s. Use the same one, another run name (--run), or --fresh", loop->name,
+                          difference.path, difference.values[0], difference.values[1]);
+    } else if (cps_identity_differs(then, now, "weights", &difference)) {
+        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with other weights: the digest of the file was %s, now it is %s. Use the same file, another run name (--run), or --fresh", loop->name,
+                          difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "bits", &difference)) {
         if (loop->run->options.other_bits) {
             cps_log(CPS_LOG_WARN, "going on with other bits: %s was %s, now it is %s", difference.path, difference.values[0], difference.values[1]);

@@ -565,6 +565,13 @@ static cps_status compute(cps_step *step, cps_step_result *result)
     return exchange_sums(step, result);
 }
 
+/* Read before the update: afterwards the owner holds the new value and the others wait for it. */
+static double logit_scale(const cps_step *step) {
+    cps_params *params = cps_model_params(step->plan->model);
+    const int32_t index = cps_params_find(params, "logit_scale");
+    return index < 0 ? (double)NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
+}
+
 cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update, cps_step_result *result_out)
 {
     const double start = cps_seconds();
@@ -574,6 +581,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     step->at.evaluation = false;
     cps_updater_wait_weights(step->updater);
     begin_step(step, loader, data_step, update);
+    result.logit_scale = logit_scale(step);
     if (cps_fault_here(step->comm, "kill", data_step)) {
         raise(SIGKILL);
     }

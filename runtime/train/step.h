@@ -31,6 +31,7 @@ typedef struct cps_step_result {
     char term_names[2 * CPS_STAGE_TERMS][64]; /* terms, then reports */
     double term_values[2 * CPS_STAGE_TERMS];
     cps_update_norms norms;
+    double logit_scale;        /* that this step's loss used: exp of the parameter; NaN: the model has none */
     bool skipped;              /* something was not finite: no update */
     int64_t bad_images;        /* of all ranks, consumed in this step */
     int64_t own_bad_count;     /* this rank's, and what they were; borrowed until the next step */
