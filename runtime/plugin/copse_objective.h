@@ -80,6 +80,7 @@ typedef struct cps_parameter {
     bool decay;          /* weight decay applies */
     bool bounded;        /* kept in [minimum, maximum] after every update */
     double minimum, maximum;
+    int64_t frozen_steps; /* its gradient counts as absent in the first so many data steps of the stage */
 } cps_parameter;
 
 /* A fixed row of numbers per sample, made on loader threads. */

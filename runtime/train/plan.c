@@ -124,6 +124,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     plan->run_streams = context->streams;
     plan->run_stream_count = context->stream_count;
     plan->steps = context->steps;
+    plan->steps_per_epoch = context->steps_per_epoch;
     CPS_TRY(check_batch(plan));
     plan->grains = plan->options.global_batch / plan->options.grain;
     plan->instance_count = (int32_t)options->objective_count;

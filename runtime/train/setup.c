@@ -423,7 +423,15 @@ static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_p
 
 int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *parameter)
 {
+    cps_stage_plan *plan = setup->plan;
     const int32_t index = add_param(setup, parameter, CPS_PARAM_WEIGHT);
+    if (index >= 0 && parameter->frozen_steps > 0) {
+        if (plan->hold_count == CPS_INSTANCE_IDS) {
+            setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters with frozen steps", CPS_INSTANCE_IDS);
+            return -1;
+        }
+        plan->holds[plan->hold_count++] = (cps_stage_hold){index, parameter->frozen_steps};
+    }
     return index < 0 ? -1 : add_id(setup, index, -1);
 }
 
@@ -613,6 +621,11 @@ int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, co
 int64_t cps_serve_setup_steps(const cps_setup *setup)
 {
     return setup->plan->steps;
+}
+
+int64_t cps_serve_setup_steps_per_epoch(const cps_setup *setup)
+{
+    return setup->plan->steps_per_epoch;
 }
 
 void *cps_serve_setup_alloc(cps_setup *setup, size_t bytes)

@@ -105,6 +105,12 @@ typedef struct cps_stage_ema {
     cps_numbers momentum;
 } cps_stage_ema;
 
+/* A parameter whose gradient is absent in the first steps. */
+typedef struct cps_stage_hold {
+    int32_t param;
+    int64_t steps;
+} cps_stage_hold;
+
 typedef struct cps_side {
     bool wanted;
     cps_tower *tower;
@@ -167,6 +173,8 @@ typedef struct cps_stage_plan {
     cps_stage_buffer buffers[CPS_STAGE_TERMS];
     int64_t count_width; /* doubles of `prepare` */
     int64_t sum_width;   /* doubles a grain adds up */
+    int32_t hold_count;
+    cps_stage_hold holds[CPS_INSTANCE_IDS];
     int32_t ema_count;
     cps_stage_ema emas[CPS_STAGE_EMAS * 512];
     bool has_loss, has_grain_loss, has_fit, has_finish;
@@ -186,7 +194,8 @@ typedef struct cps_stage_context {
     int64_t parts;
     int32_t index;
     int64_t text_context; /* positions of a text */
-    int64_t steps;        /* of the stage; 0 on the first, trial creation, which finds them out */
+    int64_t steps_per_epoch; /* of the clock; 0 on the first, trial creation */
+    int64_t steps;           /* of the stage; 0 on the first, trial creation, which finds them out */
     bool compute_frozen;  /* frozen views are computed in every step (validation sets), not taken from a cache */
     /* Makes the caption stream of a run stream. */
     cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
