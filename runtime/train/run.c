@@ -153,7 +153,7 @@ static cps_status stage_json(cps_run *run, int64_t stage, int64_t total, cps_jso
     return status;
 }
 
-static cps_status create_plan(cps_run *run, int64_t index, int64_t steps) {
+static cps_status create_plan(cps_run *run, int64_t index, int64_t steps, int64_t steps_per_epoch) {
     cps_run_stage *stage = &run->stages[index];
     char where[32];
     snprintf(where, sizeof where, "stages[%lld]", (long long)index + 1);
@@ -178,6 +178,7 @@ static cps_status create_plan(cps_run *run, int64_t index, int64_t steps) {
         .index = (int32_t)index,
         .text_context = text == NULL ? CPS_TOKENIZER_CONTEXT : cps_tower_get_config(text)->context,
         .steps = steps,
+        .steps_per_epoch = steps_per_epoch,
         .caption_stream = caption_stream,
         .context = run,
     };
@@ -231,11 +232,11 @@ static cps_status open_stages(cps_run *run) {
     }
     for (int64_t i = 0; i < run->stage_count; i++) {
         run->stages[i].first_param = cps_params_count(cps_model_params(run->model));
-        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0)));
-        const int64_t steps = run->stages[i].plan->steps;
+        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0, 0)));
+        const int64_t steps = run->stages[i].plan->steps, steps_per_epoch = run->stages[i].plan->steps_per_epoch;
         cps_stage_plan_destroy(run->stages[i].plan);
         run->stages[i].plan = NULL;
-        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, steps)));
+        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, steps, steps_per_epoch)));
         cps_status status = tabulate(run, i);
         status = status != CPS_OK ? status : check_ranks(run, i);
         status = status != CPS_OK ? status : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &run->stages[i].memory);

@@ -572,6 +572,14 @@ static double logit_scale(const cps_step *step) {
     return index < 0 ? (double)NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
 }
 
+/* Parameters that are frozen in the stage's first steps: their gradient counts as absent. */
+static void hold_frozen(const cps_step *step) {
+    for (int32_t i = 0; i < step->plan->hold_count; i++) {
+        const cps_stage_hold *hold = &step->plan->holds[i];
+        cps_updater_hold(step->updater, hold->param, step->at.data_step < hold->steps);
+    }
+}
+
 cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update, cps_step_result *result_out)
 {
     const double start = cps_seconds();
@@ -582,6 +590,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     cps_updater_wait_weights(step->updater);
     begin_step(step, loader, data_step, update);
     result.logit_scale = logit_scale(step);
+    hold_frozen(step);
     if (cps_fault_here(step->comm, "kill", data_step)) {
         raise(SIGKILL);
     }
