@@ -187,7 +187,7 @@ unit: $(unit_programs) program test_plugins
 	@$(call run_items,$(unit_programs))
 check: $(unit_programs) $(golden_programs) $(lua_programs) program test_plugins
 	@$(call run_items,$(check_items))
-grad: $(grad_programs) $(double_plugins)
+grad: $(grad_programs) $(double_plugins) $(double_test_plugins)
 	@$(call run_items,$(grad_items))
 ranks: $(ranks_programs) program test_plugins
 	@$(call run_items,$(ranks_items))
@@ -214,7 +214,7 @@ test:
 	$(again) deps
 	$(again) test-programs
 	+@$(MAKE) --no-print-directory test-run
-test-programs: program test_plugins $(unit_programs) $(golden_programs) $(lua_programs) $(grad_programs) $(double_plugins) \
+test-programs: program test_plugins $(unit_programs) $(golden_programs) $(lua_programs) $(grad_programs) $(double_plugins) $(double_test_plugins) \
                $(ranks_programs) $(fault_programs) $(vectors_programs) $(parity_programs)
 test-run:
 	@$(call run_items,$(check_items) $(grad_items) $(vectors_items) $(parity_items) $(cli_items) $(ranks_items) $(fault_items) \

@@ -471,39 +471,25 @@ static void test_refusals(void) {
 }
 
 int main(int argc, char **argv) {
-    static const struct {
-        const char *name;
-        void (*run)(void);
-    } tests[] = {{"kept tail", test_kept_tail},
-                 {"field classes", test_field_classes},
-                 {"ema", test_ema},
-                 {"buffer", test_buffer},
-                 {"skipped step", test_skipped_step},
-                 {"batch losses", test_batch_losses},
-                 {"composition", test_composition},
-                 {"own operation", test_own_operation},
-                 {"cache", test_cache},
-                 {"ridge", test_ridge},
-                 {"descent", test_descent},
-                 {"refusals", test_refusals}};
-    const size_t count = sizeof tests / sizeof tests[0];
+    static const engine_test tests[] = {
+        {"kept tail", test_kept_tail},
+        {"field classes", test_field_classes},
+        {"ema", test_ema},
+        {"buffer", test_buffer},
+        {"skipped step", test_skipped_step},
+        {"batch losses", test_batch_losses},
+        {"composition", test_composition},
+        {"own operation", test_own_operation},
+        {"cache", test_cache},
+        {"ridge", test_ridge},
+        {"descent", test_descent},
+        {"refusals", test_refusals},
+    };
     engine_start(&argc, &argv);
-    const bool root = cps_comm_rank(the_engine.comm) == 0;
-    record = root && argc > 1 ? fopen(argv[1], "w") : NULL;
-    size_t failed = 0;
-    for (size_t i = 0; i < count; i++) {
-        const int before = the_engine.failures;
-        tests[i].run();
-        if (cps_agree_any(the_engine.comm, "test", the_engine.failures > before)) {
-            failed++;
-            fprintf(stderr, "rank %d: FAILED %s\n", cps_comm_rank(the_engine.comm), tests[i].name);
-        }
-    }
+    record = cps_comm_rank(the_engine.comm) == 0 && argc > 1 ? fopen(argv[1], "w") : NULL;
+    engine_run_tests(tests, sizeof tests / sizeof tests[0]);
     if (record != NULL) {
         fclose(record);
-    }
-    if (root) {
-        printf("%zu passed, %zu failed, 0 skipped\n", count - failed, failed);
     }
     return engine_end();
 }

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/numeric.h"
 #include "base/pool.h"
+#include "base/rng.h"
 #include "comm/agree.h"
 #include "data/tokenize.h"
 #include "image/image.h"
@@ -131,18 +132,20 @@ static void engine_data(void) {
 
 /* ---- start and end ---- */
 
-/* program: .../<flavour>/tests/<group>/<name>; its flavour's folder is three up. */
+/* program: .../<flavour>/tests/<...>; its flavour's folder stands before the last "tests". */
 static void engine_find_build(const char *program) {
     char *resolved = realpath(program, NULL);
-    snprintf(the_engine.build, sizeof the_engine.build, "%s",
-             resolved == NULL ? program : resolved);
-    free(resolved);
-    for (int i = 0; i < 3; i++) {
-        char *slash = strrchr(the_engine.build, '/');
-        if (slash != NULL) {
-            *slash = '\0';
-        }
+    char *end = NULL;
+    for (char *at = resolved; at != NULL && (at = strstr(at, "/tests/")) != NULL; at++) {
+        end = at;
     }
+    if (end == NULL) {
+        fprintf(stderr, "%s: lies in no folder 'tests' of a build\n", program);
+        exit(70);
+    }
+    *end = '\0';
+    snprintf(the_engine.build, sizeof the_engine.build, "%s", resolved);
+    free(resolved);
 }
 
 static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
@@ -162,6 +165,27 @@ static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
     cps_comm_broadcast(the_engine.comm, "folder", the_engine.folder, sizeof the_engine.folder, 0);
     snprintf(folder, sizeof folder, "%.300s/plugins", the_engine.build);
     ENGINE_MUST(cps_plugins_create(folder, cps_host_table(), &the_engine.plugins));
+}
+
+typedef struct engine_test {
+    const char *name;
+    void (*run)(void);
+} engine_test;
+
+/* Runs them on all ranks; rank 0 prints the sum. */
+static ENGINE_UNUSED void engine_run_tests(const engine_test *tests, size_t count) {
+    size_t failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        const int before = the_engine.failures;
+        tests[i].run();
+        if (cps_agree_any(the_engine.comm, "test", the_engine.failures > before)) {
+            failed++;
+            fprintf(stderr, "rank %d: FAILED %s\n", cps_comm_rank(the_engine.comm), tests[i].name);
+        }
+    }
+    if (cps_comm_rank(the_engine.comm) == 0) {
+        printf("%zu passed, %zu failed, 0 skipped\n", count - failed, failed);
+    }
 }
 
 /* Exit status of the program. */
@@ -385,6 +409,129 @@ static ENGINE_UNUSED cps_status engine_train(const engine_job *job, trial *t,
         }
     }
     return t->plan->has_finish ? cps_loop_fit(t->loop, true, &ends) : CPS_OK;
+}
+
+/* The loss of step 0 with all parameters at `values` (NULL: as they begin), and what one step of
+ * SGD without momentum says of its gradient (NULL: not asked; [flat count], 0 where nothing
+ * learns). */
+static ENGINE_UNUSED double engine_loss(const engine_job *job, const double *values,
+                                        double *gradient_out) {
+    trial t;
+    cps_step_result result;
+    ENGINE_MUST(engine_open(job, &t));
+    cps_params *params = cps_model_params(t.run->model);
+    const int64_t count = cps_params_flat_count(params);
+    for (int64_t i = 0; i < count && values != NULL; i++) {
+        cps_params_flat(params)[i] = (cps_real)values[i];
+    }
+    int64_t same = 0;
+    double *before = engine_values(&t, &same);
+    ENGINE_MUST(engine_frozen(&t));
+    ENGINE_MUST(engine_begin(&t));
+    ENGINE_MUST(engine_step(&t, &result));
+    ENGINE_CHECK(!result.skipped);
+    for (int32_t p = 0; p < cps_params_count(params) && gradient_out != NULL; p++) {
+        const cps_param *param = cps_params_at(params, p);
+        for (int64_t i = param->offset; i < param->offset + param->count && param->learns; i++) {
+            gradient_out[i] =
+                (before[i] - (double)cps_params_flat(params)[i]) / t.run->stages[0].lr[0];
+        }
+    }
+    free(before);
+    engine_close(&t);
+    return result.loss;
+}
+
+/* Relative error of the gradient against central differences of the loss along four unit
+ * directions: the gradient's own and random ones. */
+static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
+    const double h = 1e-4;
+    trial t;
+    int64_t count = 0;
+    ENGINE_MUST(engine_open(job, &t));
+    double *values = engine_values(&t, &count);
+    engine_close(&t);
+    double *gradient = calloc((size_t)count, sizeof *gradient);
+    double *direction = calloc((size_t)count, sizeof *direction);
+    double *moved = calloc((size_t)count, sizeof *moved);
+    engine_loss(job, NULL, gradient);
+    double most = 0.0, norm = 0.0, learning = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        norm += gradient[i] * gradient[i];
+        learning += gradient[i] != 0.0;
+    }
+    for (int d = 0; d < 4; d++) {
+        const cps_draw_key key = {.seed = 77, .position = (uint64_t)d};
+        double product = 0.0, length = 0.0, losses[4];
+        for (int64_t i = 0; i < count; i++) {
+            const double random = gradient[i] == 0.0 ? 0.0 : cps_draw_normal(&key, (uint64_t)i);
+            direction[i] = d == 0 ? gradient[i] : random;
+            product += direction[i] * gradient[i];
+            length += direction[i] * direction[i];
+        }
+        product /= sqrt(length);
+        for (int point = 0; point < 4; point++) {
+            static const double offsets[] = {1.0, -1.0, 2.0, -2.0};
+            for (int64_t i = 0; i < count; i++) {
+                moved[i] = values[i] + offsets[point] * h * direction[i] / sqrt(length);
+            }
+            losses[point] = engine_loss(job, moved, NULL);
+        }
+        const double slope = (8.0 * (losses[0] - losses[1]) - (losses[2] - losses[3])) / (12.0 * h);
+        const double error = fabs(slope - product);
+        most = fmax(most, error / fmax(fabs(product), sqrt(norm / learning)));
+    }
+    free(values);
+    free(direction);
+    free(gradient);
+    free(moved);
+    return most;
+}
+
+/* Features of the step's first view (an image) or second (a text) over all grains of step 0, in
+ * double [rows, 8]; one rank. Done apart from the step, by the tower alone. */
+static ENGINE_UNUSED int64_t engine_features(trial *t, int32_t view, double *out) {
+    const cps_stage_view *entry = &t->plan->views[view];
+    int64_t rows = 0;
+    cps_arena *arena = NULL;
+    cps_tape *tape = NULL;
+    ENGINE_MUST(cps_arena_create("features", 1 << 24, true, &arena));
+    ENGINE_MUST(cps_tape_create(arena, CPS_TAPE_PLAIN, NULL, &tape));
+    for (int64_t grain = 0; grain < t->plan->grains; grain++) {
+        const cps_batch *batch = NULL;
+        int32_t offsets[65], ends[64];
+        cps_tower_output output = {0};
+        ENGINE_MUST(cps_loader_grain(t->loop->loader, 0, grain, &batch));
+        const cps_input_rows *input = &batch->inputs[entry->input];
+        cps_tower_input given = {0};
+        if (entry->text) {
+            for (int64_t i = 0; i <= input->rows; i++) {
+                offsets[i] = input->offsets[i];
+            }
+            for (int64_t i = 0; i < input->rows; i++) {
+                ends[i] = input->offsets[i] + input->ends[i];
+            }
+            given = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1,
+                                                           &(int64_t){offsets[input->rows]},
+                                                           (void *)(uintptr_t)input->ids, NULL, -1),
+                                      .count = input->rows,
+                                      .offsets = offsets,
+                                      .ends = ends};
+        } else {
+            const int64_t shape[4] = {input->rows, 3, input->size, input->size};
+            given.image = cps_tape_tensor(tape, CPS_REAL, 4, shape);
+            cps_batch_planes(t->loop->loader, batch, entry->input, given.image->data);
+        }
+        ENGINE_MUST(cps_tower_forward(entry->tower, tape, &given, CPS_OUT_FEATURE, &output));
+        for (int64_t i = 0; i < input->rows * 8; i++) {
+            out[rows * 8 + i] = (double)((const cps_real *)output.feature->data)[i];
+        }
+        rows += input->rows;
+        cps_tape_reset(tape);
+    }
+    cps_tape_destroy(tape);
+    cps_arena_destroy(arena);
+    return rows;
 }
 
 /* Largest difference of two arrays over the largest value of the second (1e-30 at least). */
