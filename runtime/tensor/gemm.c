@@ -32,21 +32,23 @@ const char *cps_gemm_core_name(void) {
 }
 
 cps_status cps_gemm_set_precision(const char *precision) {
+    const bool automatic = strcmp(precision, "auto") == 0;
     if (strcmp(precision, "fp32") == 0) {
         bf16 = false;
         return CPS_OK;
     }
-    if (strcmp(precision, "bf16") != 0) {
-        return cps_fail(CPS_ERR_USAGE, "precision '%s' is unknown; \"fp32\" and \"bf16\" exist",
+    if (strcmp(precision, "bf16") != 0 && !automatic) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "precision '%s' is unknown; \"fp32\", \"bf16\" and \"auto\" exist",
                         precision);
     }
-    CPS_TRY(cps_onednn_start());
-    bf16 = true;
-    return CPS_OK;
+    const cps_status status = cps_onednn_start();
+    bf16 = status == CPS_OK;
+    return automatic ? CPS_OK : status;
 }
 
 const char *cps_gemm_precision(void) {
-    return bf16 ? "bf16" : "fp32";
+    return bf16 ? cps_onednn_name() : "fp32";
 }
 
 /* ---- one tile
@@ -69,8 +71,6 @@ static void product_serial(const cps_product *p) {
     }
     if (p->k == 0) {
         scale_only(p);
-    } else if (bf16 && !p->exact) {
-        cps_onednn_bf16(p);
     } else {
         cps_openblas_real(p);
     }
@@ -114,8 +114,16 @@ static cut cut_product(int64_t m, int64_t n, int64_t k) {
     return c;
 }
 
+/* Products in bf16 are packed before, so a strip costs nothing but itself: all have one size. */
+static cut cut_bf16(int64_t m) {
+    return (cut){.rows = CPS_ONEDNN_STRIP,
+                 .row_count = cps_ceil_div(m, CPS_ONEDNN_STRIP),
+                 .column_count = 1};
+}
+
 typedef struct tiles {
     const cps_product *products;
+    int32_t packed[CPS_PRODUCTS_MAX]; /* number among the products in bf16; -1: not one */
     cut cuts[CPS_PRODUCTS_MAX];
     int64_t first[CPS_PRODUCTS_MAX + 1]; /* task numbers */
     int32_t count;
@@ -132,15 +140,20 @@ static void run_tile(void *context, int64_t index) {
     const int64_t task = index - all->first[which];
     const int64_t row = task % c->row_count * c->rows, column = task / c->row_count * c->columns;
     cps_product p = all->products[which];
+    const bool packed = all->packed[which] >= 0;
     const int64_t row_end = cps_min_i64(row + c->rows, p.m),
-                  column_end = cps_min_i64(column + c->columns, p.n);
+                  column_end = packed ? p.n : cps_min_i64(column + c->columns, p.n);
     p.a += p.transpose_a ? row : row * p.lda;
     p.b += p.transpose_b ? column * p.ldb : column;
     p.c += row * p.ldc + column;
     p.m = row_end - row;
     p.n = column_end - column;
     const int64_t start = cps_nanoseconds();
-    product_serial(&p);
+    if (packed) {
+        cps_onednn_strip(all->packed[which], row, row_end);
+    } else {
+        product_serial(&p);
+    }
     const int64_t end = cps_nanoseconds();
     if (p.epilogue != NULL) {
         p.epilogue(p.context, row, row_end, column, column_end);
@@ -156,13 +169,34 @@ void cps_product_account(double seconds, int64_t product_ns, int64_t all_ns, dou
     atomic_fetch_add(&product_kiloflop, (int64_t)(1e-3 * flop + 0.5));
 }
 
+/* Packs what is to be computed in bf16. */
+static void prepare_bf16(tiles *all) {
+    const cps_product *packed[CPS_PRODUCTS_MAX];
+    int32_t count = 0;
+    for (int32_t i = 0; i < all->count; i++) {
+        const cps_product *p = &all->products[i];
+        const bool wanted = bf16 && !p->exact && p->m > 0 && p->n > 0 && p->k > 0;
+        all->packed[i] = wanted ? count : -1;
+        if (wanted) {
+            packed[count++] = p;
+        }
+    }
+    if (count == 0) {
+        return;
+    }
+    const int64_t start = cps_nanoseconds();
+    cps_onednn_prepare(count, packed);
+    cps_product_account(1e-9 * (double)(cps_nanoseconds() - start), 0, 0, 0.0);
+}
+
 void cps_products(int32_t count, const cps_product *products) {
     CPS_BUG_IF(count > CPS_PRODUCTS_MAX);
     tiles all = {.products = products, .count = count};
+    prepare_bf16(&all);
     double flop = 0.0;
     for (int32_t i = 0; i < count; i++) {
         const cps_product *p = &products[i];
-        all.cuts[i] = cut_product(p->m, p->n, p->k);
+        all.cuts[i] = all.packed[i] >= 0 ? cut_bf16(p->m) : cut_product(p->m, p->n, p->k);
         all.first[i + 1] = all.first[i] + all.cuts[i].row_count * all.cuts[i].column_count;
         flop += 2.0 * (double)p->m * (double)p->n * (double)p->k;
     }

@@ -11,9 +11,12 @@ void cps_gemm_start(void);
 /* Name of the BLAS core family in use ("SkylakeX", "Haswell", ...), for logs, checkpoints and
  * agreement. */
 const char *cps_gemm_core_name(void);
-/* Precision of products from now on: "fp32" (OpenBLAS) or "bf16" (bf16 operands, fp32 accumulation,
- * where the CPU has AMX or AVX512-BF16); UNAVAILABLE, naming what is missing. */
+/* Precision of products from now on, on the main thread: "fp32" (OpenBLAS), "bf16" (bf16 operands,
+ * fp32 accumulation, where the CPU has AMX or AVX512-BF16; UNAVAILABLE, naming what is missing), or
+ * "auto": bf16 if it is to be had, else fp32, and cps_fail_message says why. */
 cps_status cps_gemm_set_precision(const char *precision) CPS_MUST_CHECK;
+/* "fp32", or "bf16 (AMX, oneDNN 2.6.3)": for logs, checkpoints and agreement, since bits depend on
+ * all of it. */
 const char *cps_gemm_precision(void);
 
 /* lda, ldb, ldc: elements between rows. Row-major. Parallel inside. */

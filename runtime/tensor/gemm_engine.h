@@ -38,8 +38,17 @@ void cps_openblas_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, 
                       double beta, double *c, int64_t ldc);
 
 /* --- oneDNN: bf16 operands, fp32 accumulation --- */
-/* UNAVAILABLE, naming what is missing, where the build or the CPU has no bf16 products. */
+/* Opens the library. UNAVAILABLE, naming what is missing, where build, CPU or machine have no bf16
+ * products. */
 cps_status cps_onednn_start(void) CPS_MUST_CHECK;
-void cps_onednn_bf16(const cps_product *product);
+/* "bf16 (AMX, oneDNN 2.6.3)": everything that bits depend on. */
+const char *cps_onednn_name(void);
+/* Packs the operands of these products (m, n, k > 0), on the pool; main thread. They stay packed
+ * until the next call. */
+void cps_onednn_prepare(int32_t count, const cps_product *const *products);
+/* Rows [row, row_end) of product `which` of the last prepare: one strip from a multiple of
+ * CPS_ONEDNN_STRIP to the next, or to the end. For bodies of cps_parallel. */
+enum { CPS_ONEDNN_STRIP = 192 };
+void cps_onednn_strip(int32_t which, int64_t row, int64_t row_end);
 
 #endif

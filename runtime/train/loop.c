@@ -342,6 +342,22 @@ static cps_status train(cps_loop *loop) {
     return status;
 }
 
+/* Local. Ranks of different machines may choose differently for "auto"; comparing identities finds it. */
+static cps_status set_precision(int32_t precision) {
+    if (precision == CPS_PRECISION_FP32) {
+        return cps_gemm_set_precision("fp32");
+    }
+    if (precision == CPS_PRECISION_BF16) {
+        return cps_gemm_set_precision("bf16");
+    }
+    CPS_TRY(cps_gemm_set_precision("auto"));
+    if (strcmp(cps_gemm_precision(), "fp32") == 0) {
+        cps_log(CPS_LOG_INFO, "precision \"auto\" is fp32 here (%s)", cps_fail_message());
+    }
+    cps_fail_clear();
+    return CPS_OK;
+}
+
 cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options) {
     cps_loop *loop = calloc(1, sizeof *loop);
     if (loop == NULL) {
@@ -352,8 +368,7 @@ cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, 
     loop->state.written_step = -1;
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
     if (status == CPS_OK) {
-        status = cps_gemm_set_precision(loop->run->job_options.precision == CPS_PRECISION_BF16 ? "bf16" : "fp32");
-        status = cps_agree(comm, "precision", status);
+        status = cps_agree(comm, "precision", set_precision(loop->run->job_options.precision));
     }
     if (status == CPS_OK) {
         status = train(loop);
