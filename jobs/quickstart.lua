@@ -3,7 +3,7 @@
 --   copse synth build/quickstart
 --   copse train -n 2 jobs/quickstart.lua
 local copse = require "copse"
-local arg = copse.arg { data = "../build/quickstart", objective = "clip", epochs = 20, seed = 1 }
+local arg = copse.arg { data = "../build/quickstart", objective = "clip", epochs = 6, seed = 1 }
 
 return copse.job {
   name = "quickstart", seed = arg.seed,
@@ -16,7 +16,7 @@ return copse.job {
       epochs = arg.epochs, global_batch = 128, grain = 32,
       crop = { 0.5, 1 }, flip = 0.5,
       optimizer = copse.adamw { lr = 1e-3, weight_decay = 0.1 },
-      schedule = copse.cosine { warmup_steps = 30 },
+      schedule = copse.cosine { warmup_steps = 10 },
       grad_clip_norm = 1,
     },
   },
