@@ -1,7 +1,7 @@
 -- Leaves of five crops, healthy and diseased: CLIP from scratch, then which of 20 conditions a test picture shows.
 -- Run it with  copse train -n 2 jobs/crops.lua ; the first run packs the pictures into shards.
 local copse = require "copse"
-local arg = copse.arg { data = "../../shared/data/crops", epochs = 30, seed = 1 }
+local arg = copse.arg { data = "../../shared/data/crops", epochs = 20, seed = 1 }
 
 local function set(name)
   return copse.shards { source = arg.data .. "/" .. name .. ".csv", classes = arg.data .. "/classnames.txt" }
