@@ -85,13 +85,25 @@ uint64_t cps_serve_fit_sample_id(const cps_fit *fit, int64_t row) {
     return place.sample_id;
 }
 
-cps_real *cps_serve_fit_parameter(cps_fit *fit, int32_t id) {
+static cps_real *values_of(const cps_fit *fit, int32_t id) {
     if (id < 0 || id >= fit->instance->param_count) {
         fit_fail(fit, "parameter id %d, of %d", id, fit->instance->param_count);
         return NULL;
     }
     return cps_params_at(cps_model_params(fit->plan->model), fit->instance->params[id])
         ->tensor.data;
+}
+
+const cps_real *cps_serve_fit_value(const cps_fit *fit, int32_t id) {
+    return values_of(fit, id);
+}
+
+cps_real *cps_serve_fit_parameter(cps_fit *fit, int32_t id) {
+    if (!fit->solving) {
+        fit_fail(fit, "blocks only read parameters (cps_fit_value): solve functions write them");
+        return NULL;
+    }
+    return values_of(fit, id);
 }
 
 void cps_serve_fit_report(cps_fit *fit, const char *name, double value) {

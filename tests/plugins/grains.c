@@ -13,6 +13,7 @@ typedef struct ce_options {
     const char *key;
     double nan_step;    /* the loss is NaN in this data step; -1: never */
     int64_t fail_grain; /* head fails there in the first step; -1: never */
+    int64_t frozen;     /* epochs in which the bias stands still */
 } ce_options;
 
 static const cps_option ce_rows[] = {
@@ -35,6 +36,12 @@ static const cps_option ce_rows[] = {
      .maximum = 1000,
      .help = "grain that fails",
      .offset = offsetof(ce_options, fail_grain)},
+    {.name = "frozen",
+     .kind = CPS_OPT_INTEGER,
+     .default_text = "0",
+     .maximum = 1000,
+     .help = "epochs in which the bias stands still",
+     .offset = offsetof(ce_options, frozen)},
     {.name = NULL},
 };
 
@@ -73,7 +80,11 @@ static cps_status ce_create(cps_setup *setup, const void *values, void **self_ou
                                                     .a = 0.3,
                                                     .decay = true});
     self->bias = cps_setup_parameter(
-        setup, &(cps_parameter){.name = "head.bias", .rank = 1, .shape = {self->classes.count}});
+        setup,
+        &(cps_parameter){.name = "head.bias",
+                         .rank = 1,
+                         .shape = {self->classes.count},
+                         .frozen_steps = options->frozen * cps_setup_steps_per_epoch(setup)});
     self->target = cps_setup_annotation(
         setup,
         &(cps_annotation){

@@ -80,7 +80,7 @@ static cps_status fit_block(const void *values, const cps_fit *fit, double *part
     const ridge *self = values;
     const int64_t n = self->from_width, m = self->to_width, rows = cps_fit_rows(fit);
     const cps_real *x = cps_fit_output(fit, self->from), *y = cps_fit_output(fit, self->to);
-    const cps_real *mean = cps_fit_parameter((cps_fit *)(uintptr_t)fit, self->mean);
+    const cps_real *mean = cps_fit_value(fit, self->mean);
     double *centred =
         x == NULL || y == NULL ? NULL : malloc((size_t)(rows * (n + m)) * sizeof *centred);
     if (centred == NULL) {
@@ -163,8 +163,8 @@ static cps_status finish_block(const void *values, const cps_fit *fit, double *p
     const ridge *self = values;
     const int64_t n = self->from_width, m = self->to_width;
     const cps_real *x = cps_fit_output(fit, self->from), *y = cps_fit_output(fit, self->to);
-    const cps_real *weight = cps_fit_parameter((cps_fit *)(uintptr_t)fit, self->weight),
-                   *bias = cps_fit_parameter((cps_fit *)(uintptr_t)fit, self->bias);
+    const cps_real *weight = cps_fit_value(fit, self->weight),
+                   *bias = cps_fit_value(fit, self->bias);
     for (int64_t i = 0; i < cps_fit_rows(fit); i++) {
         for (int64_t r = 0; r < m; r++) {
             double gap = (double)bias[r] - (double)y[i * m + r];

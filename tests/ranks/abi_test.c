@@ -68,6 +68,32 @@ static void test_field_classes(void) {
     engine_close(&t);
 }
 
+/* A parameter that is frozen in the first epoch (of two steps) moves from the third step on, as if
+ * that were its first. */
+static void test_frozen_steps(void) {
+    static const engine_job job = {
+        .objectives = "[{\"name\":\"ce\",\"plugin\":\"%s\",\"options\":{\"frozen\":1}}]",
+        .plugin = "grains",
+        .optimizer = "{\"kind\":\"adamw\",\"lr\":0.01,\"weight_decay\":0.5}",
+        .steps = 4};
+    trial t;
+    cps_step_result result;
+    ENGINE_MUST(engine_open(&job, &t));
+    ENGINE_CHECK(t.plan->steps_per_epoch == 2);
+    ENGINE_MUST(engine_begin(&t));
+    const cps_param *bias = engine_param(&t, "head.bias"),
+                    *weight = engine_param(&t, "head.weight");
+    while (t.done < 4) {
+        const bool frozen = t.done < 2;
+        const double before = (double)*(const cps_real *)bias->tensor.data;
+        ENGINE_MUST(engine_step(&t, &result));
+        ENGINE_CHECK((before == (double)*(const cps_real *)bias->tensor.data) == frozen);
+        ENGINE_CHECK(bias->updates == (frozen ? 0 : t.done - 2) && weight->updates == t.done);
+    }
+    note("frozen_steps", engine_digest(&t));
+    engine_close(&t);
+}
+
 /* ---- moving averages ---- */
 
 static void check_average(trial *t, const char *source, const char *average, const double *before) {
@@ -283,27 +309,43 @@ static int64_t cache_files(const trial *t, char ***paths_out) {
     return cps_glob(pattern, paths_out, &count) == CPS_OK ? count : 0;
 }
 
-/* Loses the first file, damages the second. */
-static void harm_cache(const trial *t) {
-    char **paths = NULL;
-    if (cps_comm_rank(the_engine.comm) == 0) {
-        const int64_t count = cache_files(t, &paths);
-        ENGINE_CHECK(count >= 2);
-        for (int64_t i = 0; i < count && i < 2; i++) {
-            FILE *file = fopen(paths[i], "r+b");
-            if (i == 0) {
-                unlink(paths[i]);
-            } else if (file != NULL) { /* the last bytes are part of some dataset */
-                fseek(file, -200, SEEK_END);
-                fputs("damage", file);
-            }
-            if (file != NULL) {
-                fclose(file);
-            }
-        }
-        cps_strings_destroy(paths, count);
+/* Rank 0: digest of all bytes of the cache. */
+static uint64_t cache_digest(const trial *t) {
+    char **paths = NULL, *bytes = NULL;
+    size_t length = 0;
+    const int64_t count = cache_files(t, &paths);
+    uint64_t digest = (uint64_t)count;
+    for (int64_t i = 0; i < count; i++) {
+        ENGINE_MUST(cps_file_read(paths[i], 1 << 24, &bytes, &length));
+        digest = 31 * digest + cps_hash64(bytes, length);
+        free(bytes);
     }
-    cps_comm_barrier(the_engine.comm, "cache");
+    cps_strings_destroy(paths, count);
+    return digest;
+}
+
+/* Rank 0: loses the first file, damages a feature in the second. */
+static void harm_cache(const trial *t) {
+    char **paths = NULL, *bytes = NULL;
+    size_t length = 0;
+    const int64_t count = cache_files(t, &paths);
+    ENGINE_CHECK(count >= 2);
+    ENGINE_CHECK(unlink(paths[0]) == 0);
+    ENGINE_MUST(cps_file_read(paths[1], 1 << 24, &bytes, &length));
+    long long first = 0;
+    char *found = NULL;
+    ENGINE_CHECK(sscanf(strrchr(paths[1], '/'), "/rows-%lld-", &first) == 1);
+    for (int32_t v = 0; v < 2 && found == NULL; v++) { /* its first row, of one view or the other */
+        const cps_frozen_rows rows = cps_frozen_view(t->plan->frozen, v);
+        found = memmem(bytes, length, rows.values + first * rows.width, sizeof(cps_real));
+    }
+    ENGINE_CHECK(found != NULL);
+    if (found != NULL) {
+        found[1] = (char)(found[1] ^ 4);
+        ENGINE_MUST(cps_file_write_atomic(paths[1], bytes, length));
+    }
+    free(bytes);
+    cps_strings_destroy(paths, count);
 }
 
 static const char ridge[] = "[{\"name\":\"ridge\",\"plugin\":\"%s\",\"options\":{\"lambda\":0.3}}]";
@@ -311,20 +353,28 @@ static const char ridge[] = "[{\"name\":\"ridge\",\"plugin\":\"%s\",\"options\":
 static void test_cache(void) {
     static const engine_job job = {
         .objectives = ridge, .plugin = "ridge", .shards = "*.h5", .steps = -1};
-    uint64_t digests[3];
-    for (int i = 0; i < 3; i++) {
+    const bool root = cps_comm_rank(the_engine.comm) == 0;
+    uint64_t digests[4], files[4] = {0};
+    for (int i = 0; i < 4; i++) {
         trial t;
         int64_t bad = 0;
         ENGINE_MUST(engine_open(&job, &t));
         ENGINE_MUST(engine_frozen(&t));
         digests[i] = frozen_digest(&t, &bad);
         ENGINE_CHECK(bad == 2 * 15);
-        if (i == 1) {
-            harm_cache(&t);
+        cps_comm_barrier(the_engine.comm, "cache");
+        if (root) {
+            files[i] = cache_digest(&t);
         }
+        if (root && i == 1) {
+            harm_cache(&t);
+            ENGINE_CHECK(cache_digest(&t) != files[1]);
+        }
+        cps_comm_barrier(the_engine.comm, "cache");
         engine_close(&t);
     }
-    ENGINE_CHECK(digests[0] == digests[1] && digests[1] == digests[2]);
+    ENGINE_CHECK(digests[0] == digests[1] && digests[1] == digests[2] && digests[2] == digests[3]);
+    ENGINE_CHECK(files[0] == files[1] && files[1] == files[2] && files[2] == files[3]);
     note("features", digests[0]);
 }
 
@@ -402,6 +452,21 @@ static void test_ridge(void) {
     engine_close(&t);
 }
 
+/* Several blocks: the canonical tree over them. */
+static void test_many_blocks(void) {
+    static const engine_job job = {
+        .objectives = ridge, .plugin = "ridge", .shards = "many.h5", .steps = -1};
+    trial t;
+    cps_step_result result;
+    if (cps_comm_rank(the_engine.comm) == 0) {
+        engine_shard("many.h5", 1000, 5 * 1024 + 77, 0);
+    }
+    cps_comm_barrier(the_engine.comm, "shards");
+    train("many_blocks", &job, &t, &result);
+    check_ridge(&t, 0.3);
+    engine_close(&t);
+}
+
 /* Steps on cached features; bad images take their neighbours' rows. */
 static void test_descent(void) {
     static const engine_job job = {.objectives =
@@ -449,12 +514,6 @@ static void test_refusals(void) {
         .objectives = "[{\"name\":\"buffer\",\"plugin\":\"%s\",\"options\":{\"fail_commit\":1}}]",
         .plugin = "grains"};
     refuse(&commit, "commit was told to fail");
-    const engine_job learning = {
-        .objectives =
-            "[{\"name\":\"ema\",\"plugin\":\"%s/../"
-            "grains.so\",\"options\":{}},{\"name\":\"descent\",\"plugin\":\"%s\",\"options\":{}}]",
-        .plugin = "ridge"};
-    (void)learning;
     const engine_job differ = {
         .objectives = "[{\"name\":\"ridge\",\"plugin\":\"%s\",\"options\":{\"differ\":1}}]",
         .plugin = "ridge",
@@ -474,6 +533,7 @@ int main(int argc, char **argv) {
     static const engine_test tests[] = {
         {"kept tail", test_kept_tail},
         {"field classes", test_field_classes},
+        {"frozen steps", test_frozen_steps},
         {"ema", test_ema},
         {"buffer", test_buffer},
         {"skipped step", test_skipped_step},
@@ -482,6 +542,7 @@ int main(int argc, char **argv) {
         {"own operation", test_own_operation},
         {"cache", test_cache},
         {"ridge", test_ridge},
+        {"many blocks", test_many_blocks},
         {"descent", test_descent},
         {"refusals", test_refusals},
     };
