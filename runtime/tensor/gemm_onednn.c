@@ -85,7 +85,7 @@ static struct {
     unsigned char *memory; /* reserved addresses; pages come with use */
     size_t memory_bytes;
     prepared products[CPS_PRODUCTS_MAX];
-    int64_t block_first[2 * CPS_PRODUCTS_MAX + 1]; /* packing tasks: A, B, A, B, ... */
+    int64_t piece_first[2 * CPS_PRODUCTS_MAX + 1]; /* packing tasks: A, B, A, B, ... */
     int32_t count;
     cps_slots slots; /* of each thread: ROWS rows of C, then the library's scratch */
     int64_t slot_rows_bytes;
@@ -152,6 +152,8 @@ static cps_status reserve(void) {
                         "precision \"bf16\": no 1 GiB of addresses for packed operands; raise the "
                         "limit on virtual memory (ulimit -v), or " INSTEAD);
     }
+    /* Packing writes and reads many rows at once. Without large pages it is slower, no more. */
+    (void)madvise(memory, one.memory_bytes, MADV_HUGEPAGE);
     one.memory = memory;
     return CPS_OK;
 }
@@ -392,11 +394,11 @@ static void prepare_one(prepared *r, size_t *used, int64_t *scratch) {
 static void pack_task(void *context, int64_t index) {
     (void)context;
     int32_t which = 0;
-    while (index >= one.block_first[which + 1]) {
+    while (index >= one.piece_first[which + 1]) {
         which++;
     }
     const prepared *r = &one.products[which / 2];
-    cps_pack_block(which % 2 == 0 ? &r->a : &r->b, index - one.block_first[which]);
+    cps_pack_piece(which % 2 == 0 ? &r->a : &r->b, index - one.piece_first[which]);
 }
 
 void cps_onednn_prepare(int32_t count, const cps_product *const *products) {
@@ -410,17 +412,15 @@ void cps_onednn_prepare(int32_t count, const cps_product *const *products) {
         prepared *r = &one.products[i];
         *r = (prepared){.product = products[i]};
         prepare_one(r, &used, &scratch);
-        const int64_t a = cps_ceil_div(r->a.outer, CPS_PACK_OUTER);
-        one.block_first[2 * i + 1] = one.block_first[2 * i] + a;
-        one.block_first[2 * i + 2] =
-            one.block_first[2 * i + 1] + cps_ceil_div(r->b.outer, CPS_PACK_OUTER);
+        one.piece_first[2 * i + 1] = one.piece_first[2 * i] + cps_pack_pieces(&r->a);
+        one.piece_first[2 * i + 2] = one.piece_first[2 * i + 1] + cps_pack_pieces(&r->b);
     }
     const int64_t slot = cps_ceil_div(one.slot_rows_bytes + scratch, 64) * 64;
     one.slots = (cps_slots){.stride = slot / (int64_t)sizeof(cps_real),
                             .count = (int32_t)cps_slots_count(),
                             .taken = slots_taken};
     one.slots.base = take(&used, slot * one.slots.count);
-    cps_parallel(one.block_first[2 * count], pack_task, NULL);
+    cps_parallel(one.piece_first[2 * count], pack_task, NULL);
 }
 
 /* C = alpha X + beta C for `rows` rows; beta = 0 writes whatever C held. */

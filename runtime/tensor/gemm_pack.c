@@ -15,6 +15,13 @@ int64_t cps_pack_bytes(int64_t outer, int64_t depth) {
     return cps_pack_padded(outer) * cps_pack_padded(depth) * (int64_t)sizeof(uint16_t);
 }
 
+enum { WIDE = 256 }; /* outer indices and depths of a piece, when the source is not contiguous */
+
+int64_t cps_pack_pieces(const cps_packing *p) {
+    return p->along ? cps_ceil_div(p->outer, CPS_PACK_OUTER)
+                    : cps_ceil_div(p->outer, WIDE) * cps_ceil_div(p->depth, WIDE);
+}
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -116,10 +123,24 @@ BF16_CODE static void pack_square(const cps_packing *p, int64_t o, int64_t k) {
     }
 }
 
-void cps_pack_block(const cps_packing *p, int64_t block) {
-    const int64_t first = block * CPS_PACK_OUTER, deep = cps_pack_padded(p->depth);
-    for (int64_t k = 0; k < deep; k += DEEP) {
+/* Reads and writes should run along memory for a while, on both sides. A contiguous source: 16
+ * streams at a time, as far as they go. Otherwise rows of 1 KiB, and not so many of them that the
+ * rows written to leave the cache. */
+void cps_pack_piece(const cps_packing *p, int64_t piece) {
+    const int64_t outer = cps_pack_padded(p->outer), deep = cps_pack_padded(p->depth);
+    if (p->along) {
+        const int64_t first = piece * CPS_PACK_OUTER;
         for (int64_t o = first; o < first + CPS_PACK_OUTER; o += SIDE) {
+            for (int64_t k = 0; k < deep; k += DEEP) {
+                pack_square(p, o, k);
+            }
+        }
+        return;
+    }
+    const int64_t across = cps_ceil_div(outer, WIDE);
+    const int64_t first = piece % across * WIDE, from = piece / across * WIDE;
+    for (int64_t k = from; k < cps_min_i64(from + WIDE, deep); k += DEEP) {
+        for (int64_t o = first; o < cps_min_i64(first + WIDE, outer); o += SIDE) {
             pack_square(p, o, k);
         }
     }
@@ -131,9 +152,9 @@ bool cps_pack_can(void) {
     return false;
 }
 
-void cps_pack_block(const cps_packing *packing, int64_t block) {
+void cps_pack_piece(const cps_packing *packing, int64_t piece) {
     (void)packing;
-    (void)block;
+    (void)piece;
     CPS_BUG_IF(true); /* cps_pack_can says no */
 }
 

@@ -23,7 +23,8 @@ typedef struct cps_packing {
 bool cps_pack_can(void); /* this build and this CPU */
 int64_t cps_pack_padded(int64_t extent);
 int64_t cps_pack_bytes(int64_t outer, int64_t depth);
-/* Block `block` of ceil(outer / 64). */
-void cps_pack_block(const cps_packing *packing, int64_t block);
+/* The work in pieces that may run at once, in any order. */
+int64_t cps_pack_pieces(const cps_packing *packing);
+void cps_pack_piece(const cps_packing *packing, int64_t piece);
 
 #endif
