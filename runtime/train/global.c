@@ -62,12 +62,14 @@ cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
         return NULL;
     }
     cps_real *grad = NULL;
-    if (param->learns && cps_tape_get_mode(global->tape) == CPS_TAPE_RECORD) {
-        grad = cps_tape_save(global->tape, sizeof(cps_real));
-        if (grad == NULL) {
+    if (param->learns && cps_tape_get_mode(global->tape) != CPS_TAPE_PLAIN) {
+        grad = cps_tape_save(global->tape, sizeof(cps_real)); /* counted in PLAN mode too */
+        if (grad == NULL && cps_tape_get_mode(global->tape) == CPS_TAPE_RECORD) {
             return NULL;
         }
-        *grad = 0;
+        if (grad != NULL) {
+            *grad = 0;
+        }
     }
     cps_tensor *leaf = cps_tape_leaf(global->tape, CPS_REAL, param->spec.rank, param->spec.shape, param->tensor.data, grad, index);
     if (leaf == NULL) {
