@@ -1,6 +1,6 @@
-/* Every rank holds all rows of a view; it fills its own run of whole grains from cache files and by
- * computing, then the runs are gathered in place. Rows are found again by (shard, record) through
- * tables of the stream's shards. */
+/* Every rank holds all rows of a view: its own run of whole grains it reads from cache files, the
+ * runs are gathered in place, and what no file held is computed (frozen_compute.c). Rows are found
+ * again by (shard, record) through tables of the stream's shards. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,9 +10,6 @@
 #include "comm/agree.h"
 #include "comm/canonical.h"
 #include "train/frozen_internal.h"
-
-enum { FILE_GRAINS = 256 };
-static const double file_seconds = 60.0; /* most work that a kill costs */
 
 struct cps_frozen {
     int32_t count;
@@ -148,7 +145,7 @@ static cps_status allocate_set(cps_frozen_set *set, cps_comm *comm) {
     set->values = calloc(1, bytes + CPS_ALIGNMENT);
     set->valid = calloc((size_t)set->grains, CPS_FROZEN_GRAIN);
     set->stand_in = calloc((size_t)set->records + 1, sizeof *set->stand_in);
-    set->covered = calloc((size_t)(set->last - set->first) + 1, 1);
+    set->covered = calloc((size_t)set->grains + 1, 1);
     return set->values == NULL || set->valid == NULL || set->stand_in == NULL ||
                    set->covered == NULL
                ? cps_frozen_fail_memory(set)
@@ -233,211 +230,17 @@ static void find_stand_ins(cps_frozen_set *set) {
     }
 }
 
-/* ---- computing ---- */
-
-typedef struct encoder {
-    cps_frozen_set *set;
-    const cps_stage_plan *plan;
-    const cps_frozen_options *options;
-    cps_arena *arena;
-    cps_tape *tape;
-    cps_loader *loader;
-    int32_t *ids, *offsets, *ends; /* text */
-} encoder;
-
-static void text_positions(encoder *e, const cps_batch *batch) {
-    const cps_input_rows *rows = batch == NULL ? NULL : &batch->inputs[0];
-    for (int64_t i = 0; i <= CPS_FROZEN_GRAIN; i++) {
-        e->offsets[i] = rows == NULL ? (int32_t)(i * e->plan->context) : rows->offsets[i];
-    }
-    for (int64_t i = 0; i < CPS_FROZEN_GRAIN; i++) {
-        e->ends[i] = rows == NULL ? e->offsets[i + 1] - 1 : e->offsets[i] + rows->ends[i];
-    }
-    if (rows != NULL) {
-        memcpy(e->ids, rows->ids, (size_t)rows->offsets[CPS_FROZEN_GRAIN] * sizeof *e->ids);
-    }
-}
-
-/* One grain through the tower; batch NULL: a plan, every text full. */
-static cps_status forward(encoder *e, cps_tape *tape, const cps_batch *batch,
-                          cps_tensor **rows_out) {
-    const cps_stage_view *entry = e->set->entry;
-    cps_tower_input input = {0};
-    if (entry->text) {
-        text_positions(e, batch);
-        const int64_t shape[1] = {e->offsets[CPS_FROZEN_GRAIN]};
-        input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, e->ids, NULL, -1),
-                                  .count = CPS_FROZEN_GRAIN,
-                                  .offsets = e->offsets,
-                                  .ends = e->ends};
-    } else {
-        const int64_t shape[4] = {CPS_FROZEN_GRAIN, 3, entry->recipe.size, entry->recipe.size};
-        input.image = cps_tape_tensor(tape, CPS_REAL, 4, shape);
-        if (input.image != NULL && cps_tape_computes(tape)) {
-            cps_batch_planes(e->loader, batch, 0, input.image->data);
-        }
-    }
-    CPS_TRY(cps_tape_status(tape));
-    cps_tower_output out = {0};
-    CPS_TRY(cps_tower_forward(entry->tower, tape, &input, entry->view.outputs, &out));
-    *rows_out = entry->view.outputs == CPS_POOLED      ? out.pooled
-                : entry->view.outputs == CPS_PROJECTED ? out.projected
-                                                       : out.feature;
-    return cps_tape_status(tape);
-}
-
-static cps_status plan_bytes(encoder *e, size_t *bytes_out) {
-    cps_arena *arena = NULL;
-    cps_tape *tape = NULL;
-    cps_tensor *rows = NULL;
-    cps_status status = cps_arena_create_counting("features", &arena);
-    status =
-        status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, e->plan->host, &tape);
-    status = status != CPS_OK ? status : forward(e, tape, NULL, &rows);
-    *bytes_out = arena == NULL ? 0 : cps_arena_high_water(arena);
-    cps_tape_destroy(tape);
-    cps_arena_destroy(arena);
-    return status;
-}
-
-static cps_status open_loader(encoder *e) {
-    const cps_stage_view *entry = e->set->entry;
-    const cps_loader_stream stream = {.stream = e->set->stream, .rows = CPS_FROZEN_GRAIN};
-    const cps_input_spec input = {.kind = entry->text ? CPS_INPUT_TEXT : CPS_INPUT_IMAGE,
-                                  .recipe = entry->recipe,
-                                  .text_context = e->plan->context,
-                                  .all_positions = entry->view.all_positions,
-                                  .text_input = -1};
-    const cps_loader_options options = {.order = CPS_ORDER_STORED,
-                                        .streams = &stream,
-                                        .stream_count = 1,
-                                        .inputs = &input,
-                                        .input_count = 1,
-                                        .tokenizer = e->plan->tokenizer,
-                                        .rank = cps_comm_rank(e->options->comm),
-                                        .world_size = cps_comm_size(e->options->comm),
-                                        .single_use = true,
-                                        .threads = e->options->threads,
-                                        .ahead = 2};
-    CPS_TRY(cps_loader_create(&options, &e->loader));
-    int64_t first = 0, last = 0;
-    cps_loader_range(e->loader, 0, &first, &last);
-    CPS_BUG_IF(first != e->set->first || last != e->set->last);
-    return cps_loader_seek(e->loader, 0);
-}
-
-static cps_status open_encoder(encoder *e) {
-    const size_t positions = (size_t)(CPS_FROZEN_GRAIN * e->plan->context);
-    size_t bytes = 0;
-    e->ids = calloc(positions + 1, sizeof *e->ids);
-    e->offsets = calloc(CPS_FROZEN_GRAIN + 1, sizeof *e->offsets);
-    e->ends = calloc(CPS_FROZEN_GRAIN, sizeof *e->ends);
-    if (e->ids == NULL || e->offsets == NULL || e->ends == NULL) {
-        return cps_frozen_fail_memory(e->set);
-    }
-    CPS_TRY(plan_bytes(e, &bytes));
-    CPS_TRY(cps_arena_create("features", bytes, false, &e->arena));
-    CPS_TRY(cps_tape_create(e->arena, CPS_TAPE_PLAIN, e->plan->host, &e->tape));
-    return open_loader(e);
-}
-
-static void close_encoder(encoder *e) {
-    cps_loader_destroy(e->loader);
-    cps_tape_destroy(e->tape);
-    cps_arena_destroy(e->arena);
-    free(e->ids);
-    free(e->offsets);
-    free(e->ends);
-}
-
-static cps_status note_bad(const encoder *e, const cps_batch *batch) {
-    for (int64_t i = 0; i < batch->bad_count && e->options->quarantine != NULL; i++) {
-        const cps_bad_image *bad = &batch->bad[i];
-        CPS_TRY(cps_quarantine_note(e->options->quarantine, cps_shard_path(bad->shard), bad->record,
-                                    bad->sample_id, bad->reason));
-    }
-    return CPS_OK;
-}
-
-static cps_status compute_grain(encoder *e, int64_t grain) {
-    cps_frozen_set *set = e->set;
-    const cps_batch *batch = NULL;
-    cps_tensor *rows = NULL;
-    CPS_TRY(cps_loader_grain(e->loader, 0, grain, &batch));
-    CPS_TRY(note_bad(e, batch));
-    CPS_TRY(forward(e, e->tape, batch, &rows));
-    const cps_real *from = rows->data;
-    const int64_t count = cps_min_i64(CPS_FROZEN_GRAIN, set->records - grain * CPS_FROZEN_GRAIN);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t row = grain * CPS_FROZEN_GRAIN + i;
-        set->valid[row] = batch->streams[0].valid[i];
-        if (set->valid[row] && !cps_all_finite(from + i * set->width, set->width)) {
-            return cps_fail(CPS_ERR_DATA,
-                            "tower '%s' gives features that are not finite for record %lld of "
-                            "stream '%s': its weights are damaged",
-                            set->entry->view.tower, (long long)row, cps_stream_name(set->stream));
-        }
-        if (set->valid[row]) {
-            memcpy(set->values + row * set->width, from + i * set->width,
-                   (size_t)set->width * sizeof(cps_real));
-        }
-    }
-    set->computed += count;
-    cps_tape_reset(e->tape);
-    cps_watchdog_beat(e->options->comm);
-    return CPS_OK;
-}
-
-/* The grains of this rank that no file held, a file for each run of them that is not too long. */
-static cps_status compute_rest(encoder *e) {
-    cps_frozen_set *set = e->set;
-    int64_t begun = set->first;
-    double start = cps_seconds();
-    for (int64_t grain = set->first; grain < set->last; grain++) {
-        if (set->covered[grain - set->first]) {
-            begun = grain + 1;
-            continue;
-        }
-        start = begun == grain ? cps_seconds() : start;
-        CPS_TRY(compute_grain(e, grain));
-        const bool ends = grain + 1 == set->last || set->covered[grain + 1 - set->first];
-        if (ends || grain + 1 - begun == FILE_GRAINS || cps_seconds() - start > file_seconds) {
-            cps_frozen_store(set, begun, grain + 1);
-            begun = grain + 1;
-        }
-    }
-    return CPS_OK;
-}
-
-static bool complete(const cps_frozen_set *set) {
-    return memchr(set->covered, 0, (size_t)(set->last - set->first)) == NULL;
-}
-
-static cps_status fill_set(cps_frozen_set *set, const cps_stage_plan *plan,
-                           const cps_frozen_options *options) {
-    if (set->first == set->last) {
-        return CPS_OK;
-    }
-    cps_frozen_load(set);
-    if (complete(set)) {
-        return CPS_OK;
-    }
-    encoder e = {.set = set, .plan = plan, .options = options};
-    cps_status status = open_encoder(&e);
-    status = status != CPS_OK ? status : compute_rest(&e);
-    close_encoder(&e);
-    return status;
-}
-
 /* ---- all ranks ---- */
 
-/* Collective. All ranks get all rows. */
+/* Collective. All ranks get what files held. */
 static void gather_rows(cps_frozen_set *set, cps_comm *comm, int64_t *bytes) {
     const int32_t size = cps_comm_size(comm);
     for (int32_t r = 0; r < size; r++) {
-        bytes[r] =
-            (cps_part_first(set->grains, size, r + 1) - cps_part_first(set->grains, size, r)) *
-            CPS_FROZEN_GRAIN;
+        bytes[r] = cps_part_first(set->grains, size, r + 1) - cps_part_first(set->grains, size, r);
+    }
+    cps_comm_allgatherv_inplace(comm, "frozen features", set->covered, bytes);
+    for (int32_t r = 0; r < size; r++) {
+        bytes[r] *= CPS_FROZEN_GRAIN;
     }
     cps_comm_allgatherv_inplace(comm, "frozen features", set->valid, bytes);
     for (int32_t r = 0; r < size; r++) {
@@ -446,21 +249,7 @@ static void gather_rows(cps_frozen_set *set, cps_comm *comm, int64_t *bytes) {
     cps_comm_allgatherv_inplace(comm, "frozen features", set->values, bytes);
 }
 
-/* Collective: records that any rank computed, for the log. */
-static int64_t count_computed(const cps_frozen_set *set, cps_comm *comm, int64_t *bytes,
-                              int64_t *counts) {
-    int64_t total = 0;
-    for (int32_t r = 0; r < cps_comm_size(comm); r++) {
-        bytes[r] = (int64_t)sizeof(int64_t);
-    }
-    cps_comm_allgatherv(comm, "frozen features", &set->computed, counts, bytes);
-    for (int32_t r = 0; r < cps_comm_size(comm); r++) {
-        total += counts[r];
-    }
-    return total;
-}
-
-static void report_set(const cps_frozen_set *set, int64_t computed, double seconds) {
+static void report_set(const cps_frozen_set *set, double seconds) {
     int64_t bad = 0;
     for (int64_t i = 0; i < set->records; i++) {
         bad += !set->valid[i];
@@ -469,30 +258,35 @@ static void report_set(const cps_frozen_set *set, int64_t computed, double secon
             "features of view '%s' (tower '%s'): %lld records, %lld computed in %.1f s, the others "
             "were there; %lld without a readable image",
             set->entry->view.name, set->entry->view.tower, (long long)set->records,
-            (long long)computed, seconds, (long long)bad);
+            (long long)set->computed, seconds, (long long)bad);
+}
+
+/* Up to what files hold of this rank's run of grains. Local. */
+static cps_status begin_set(cps_frozen_set *set, const cps_stage_plan *plan,
+                            const cps_frozen_options *options) {
+    CPS_TRY(allocate_set(set, options->comm));
+    cps_frozen_key(set, plan);
+    set->folder = cps_format("%s/%s", options->folder, set->key);
+    CPS_TRY(map_records(set));
+    cps_frozen_load(set);
+    return CPS_OK;
 }
 
 /* Collective. */
 static cps_status open_set(cps_frozen_set *set, const cps_stage_plan *plan,
                            const cps_frozen_options *options) {
     const double start = cps_seconds();
-    const size_t size = (size_t)cps_comm_size(options->comm);
-    int64_t *bytes = calloc(2 * size, sizeof *bytes);
-    cps_status status =
-        bytes == NULL ? cps_frozen_fail_memory(set) : allocate_set(set, options->comm);
-    if (status == CPS_OK) {
-        cps_frozen_key(set, plan);
-        set->folder = cps_format("%s/%s", options->folder, set->key);
-        status = map_records(set);
-    }
-    status = status != CPS_OK ? status : fill_set(set, plan, options);
+    int64_t *bytes = calloc((size_t)cps_comm_size(options->comm), sizeof *bytes);
+    cps_status status = bytes == NULL ? cps_frozen_fail_memory(set) : begin_set(set, plan, options);
     status = cps_agree(options->comm, "frozen features",
                        cps_fail_context(status, "features of view '%s'", set->entry->view.name));
     if (status == CPS_OK) {
         gather_rows(set, options->comm, bytes);
+        status = cps_frozen_compute(set, plan, options);
+    }
+    if (status == CPS_OK) {
         find_stand_ins(set);
-        report_set(set, count_computed(set, options->comm, bytes, bytes + size),
-                   cps_seconds() - start);
+        report_set(set, cps_seconds() - start);
     }
     free(bytes);
     return status;

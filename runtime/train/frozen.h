@@ -6,10 +6,10 @@
  * sizes, the preprocessing (or tokenizer), the stream's records and what decides bits (BLAS
  * kernels, precision, element type). A file holds the rows of a run of records (datasets
  * `features`, `valid`, `sample_id`; attributes `format`, `key`, `first`, `rows`, `checksum`). A
- * rank reads what files hold of its own run of grains, computes and writes the rest, and the ranks
- * gather all rows. So a killed run goes on where it was, on any number of ranks. A damaged file is
+ * rank reads what files hold of its own run of grains; what none holds is dealt to all, computed
+ * and written. So a killed run goes on where it was, on any number of ranks. A damaged file is
  * deleted with a warning and computed again; a cache that cannot be written costs a warning, no
- * more.
+ * more. The folder may be deleted while no run is at work.
  *
  * Bad images: their rows are masked (fit passes over them). In training such a row stands for the
  * image that the loader put in its place, or, where no other view of the stream reads images, the

@@ -259,7 +259,7 @@ static void take_rows(cps_frozen_set *set, const cached_rows *cached) {
     memcpy(set->values + row * set->width, cached->values + (row - cached->first) * set->width,
            (size_t)(rows * set->width) * sizeof(cps_real));
     memcpy(set->valid + row, cached->valid + (row - cached->first), (size_t)rows);
-    memset(set->covered + (first - set->first), 1, (size_t)(last - first));
+    memset(set->covered + first, 1, (size_t)(last - first));
 }
 
 /* True if the file's name says that it holds rows of this rank. Names are only hints: the content

@@ -1,4 +1,5 @@
-/* One frozen view at work: its rows (frozen.c) and their cache on disk (frozen_cache.c). Local. */
+/* One frozen view at work: its rows (frozen.c), their cache on disk (frozen_cache.c), and computing
+ * what is missing (frozen_compute.c). Local unless said otherwise. */
 #ifndef CPS_TRAIN_FROZEN_INTERNAL_H
 #define CPS_TRAIN_FROZEN_INTERNAL_H
 
@@ -25,19 +26,22 @@ typedef struct cps_frozen_set {
     int64_t shard_count;
     char key[33];
     char *folder;
-    int64_t first, last; /* grains of this rank */
-    uint8_t *covered;    /* [last - first] */
-    int64_t computed;    /* records */
+    int64_t first, last; /* grains whose files this rank reads */
+    uint8_t *covered;    /* [grains] 1: some file holds it */
+    int64_t computed;    /* records, by all ranks */
 } cps_frozen_set;
 
 cps_status cps_frozen_fail_memory(const cps_frozen_set *set);
 
 /* Sets `key`: the digest of all that reaches the rows' bits. */
 void cps_frozen_key(cps_frozen_set *set, const cps_stage_plan *plan);
-/* Takes the grains of this rank that files of the cache hold, and marks them covered. Damaged files
- * are deleted. Cannot fail: what is not read is computed. */
+/* Takes grains first .. last - 1 as far as files of the cache hold them, and marks them covered.
+ * Damaged files are deleted. Cannot fail: what is not read is computed. */
 void cps_frozen_load(cps_frozen_set *set);
-/* Writes grains [first, last) of this rank to a file; what cannot be written costs a warning. */
+/* Collective. Computes the grains that are not covered, dealt evenly; all ranks get their rows. */
+cps_status cps_frozen_compute(cps_frozen_set *set, const cps_stage_plan *plan,
+                              const cps_frozen_options *options) CPS_MUST_CHECK;
+/* Writes grains [first, last) to a file; what cannot be written costs a warning. */
 void cps_frozen_store(const cps_frozen_set *set, int64_t first, int64_t last);
 
 #endif

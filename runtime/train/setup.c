@@ -549,6 +549,11 @@ int32_t cps_serve_setup_annotation(cps_setup *setup, const cps_annotation *annot
                    annotation->name);
         return -1;
     }
+    if (annotation->text_view >= 0 && plan->views[instance->views[annotation->text_view]].input < 0) {
+        setup_fail(setup, CPS_ERR_INTERNAL, "annotation '%s' asks for the texts of view '%s', which are fixed or frozen: it gets those of a view that reads captions in every step",
+                   annotation->name, plan->views[instance->views[annotation->text_view]].view.name);
+        return -1;
+    }
     const int32_t index = plan->annotation_count++;
     cps_input_context *context = cps_arena_alloc(plan->arena, sizeof *context);
     const int32_t stream = context == NULL ? -1 : stage_stream(setup, annotation->stream);

@@ -627,7 +627,10 @@ cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t data_st
     cps_status status = prepare(step);
     if (status == CPS_OK) {
         begin_global(step, step->loss_tape);
-        status = cps_agree(step->comm, "validation forward", forward_all(step, 0));
+        /* A loader of stored order gives a grain once; the counts have been through them. */
+        status = step->plan->count_width > 0 ? cps_loader_seek(loader, 0) : CPS_OK;
+        status = status != CPS_OK ? status : forward_all(step, 0);
+        status = cps_agree(step->comm, "validation forward", status);
     }
     if (status == CPS_OK && step->plan->has_loss) {
         status = whole_loss(step);

@@ -32,6 +32,7 @@ return copse.job {
   },
   evaluate = {
     copse.validation_loss { name = "val", data = "set/test-*.h5", batch = 8 },
+    copse.validation_loss { name = "grains", data = "set/test-*.h5", batch = 12, grain = 3, stages = { "both" } },
     copse.zero_shot { name = "zs", data = "set/test-*.h5", templates = { "a photo of {}" }, stages = { "both" } },
   },
   checkpoint = copse.checkpoint { steps = 2, keep = 30 },
