@@ -1,7 +1,7 @@
 /* Rates of the operations at the shapes of ViT-B-32 with grains of 32, beside bare OpenBLAS on one
- * thread with the same products. For tuning:  ops_bench [THREADS]. Prints milliseconds and, for
- * products, GFLOP/s; "share" is the part of a step of the image tower's operations that is spent
- * inside products (cps_product_time). */
+ * thread with the same products. For tuning:  ops_bench [THREADS [PRECISION]]. Prints milliseconds
+ * and, for products, GFLOP/s; "share" is the part of a step of the image tower's operations that is
+ * spent inside products (cps_product_time). */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -239,12 +239,17 @@ int main(int argc, char **argv) {
     if (threads < 1 || cps_pool_start(threads) != CPS_OK ||
         cps_arena_create("bench", (size_t)64 << 20, true, &b.arena) != CPS_OK ||
         cps_tape_create(b.arena, CPS_TAPE_RECORD, NULL, &b.tape) != CPS_OK) {
-        fprintf(stderr, "usage: ops_bench [THREADS] %s\n", cps_fail_message());
+        fprintf(stderr, "usage: ops_bench [THREADS [PRECISION]] %s\n", cps_fail_message());
         return 1;
     }
     cps_gemm_start();
-    printf("%d threads, BLAS family %s, kernels %s, real of %d bytes\n", threads,
-           cps_gemm_core_name(), cps_kernels_get()->name, (int)sizeof(cps_real));
+    if (argc > 2 && cps_gemm_set_precision(argv[2]) != CPS_OK) {
+        fprintf(stderr, "%s\n", cps_fail_message());
+        return 1;
+    }
+    printf("%d threads, BLAS family %s, products in %s, kernels %s, real of %d bytes\n", threads,
+           cps_gemm_core_name(), cps_gemm_precision(), cps_kernels_get()->name,
+           (int)sizeof(cps_real));
     bench_linear(&b, threads, 1600, 768, 2304, false);
     bench_linear(&b, threads, 1600, 768, 768, false);
     bench_linear(&b, threads, 1600, 768, 3072, true);
