@@ -11,6 +11,7 @@ else
     mkdir "$clone" && cp -r runtime plugins lua shards jobs tests Makefile README.md LICENSE "$clone"
 fi
 cd "$clone" || exit 1
+limit=900
 unset COPSE_HOME
 
 # Fenced blocks of one language, in files block-01.LANGUAGE, ...
