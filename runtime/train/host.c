@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "tensor/gemm.h"
 
+static cps_status host_fail(cps_status code, const char *format, ...) CPS_PRINTF(2, 3);
 static cps_status host_fail(cps_status code, const char *format, ...)
 {
     char message[1024];

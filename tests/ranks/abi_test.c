@@ -26,7 +26,7 @@ static double term(const cps_step_result *result, const char *name) {
     }
     fprintf(stderr, "no term '%s'\n", name);
     the_engine.failures++;
-    return NAN;
+    return (double)NAN;
 }
 
 /* ---- grain losses ---- */
