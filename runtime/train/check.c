@@ -61,7 +61,7 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
         return cps_fail(CPS_ERR_USAGE, "stages[%lld]: %d ranks, but the global batch has %lld parts: use at most %lld ranks, a smaller grain, or set parts in the job", (long long)index + 1, ranks,
                         (long long)parts, (long long)parts);
     }
-    CPS_TRY(cps_step_plan(plan, ranks, 0, &stage->memory));
+    CPS_TRY(cps_step_plan(plan, ranks, &stage->memory));
     int64_t elements = 0;
     const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
     cps_log(CPS_LOG_INFO, "stage '%s': %lld steps, %lld an epoch; global batch %lld = %lld grains of %lld in %lld parts", plan->options.name, (long long)plan->steps,
@@ -103,13 +103,43 @@ cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *j
 
 /* ---- eval ------------------------------------------------------------------------------------------------------------------------ */
 
-static cps_status load_model(cps_run *run, const char *path) {
-    if (cps_is_checkpoint(path)) {
-        return cps_checkpoint_load(run->comm, path, run->model, NULL);
+/* A checkpoint stands in a stage, whose objective and evaluations count, and at a step. Without one of that name, and for weights: the
+ * last stage, step 0. */
+static void take_place(cps_loop *loop, const cps_json *state) {
+    const cps_run *run = loop->run;
+    const char *name = cps_json_get_string(state, "stage_name", "");
+    loop->state.stage = run->stage_count - 1;
+    for (int64_t i = 0; i < run->stage_count; i++) {
+        if (strcmp(run->stages[i].plan->options.name, name) == 0) {
+            loop->state.stage = i;
+        }
     }
+    loop->state.steps_before = cps_json_get_integer(state, "steps_before", 0);
+    loop->state.data_step = cps_json_get_integer(state, "data_step", 0);
+}
+
+/* Collective. */
+static cps_status load_checkpoint(cps_loop *loop, const char *path) {
+    cps_run *run = loop->run;
+    cps_json *state = NULL, *identity = NULL;
+    CPS_TRY(cps_checkpoint_read_state(run->comm, path, &state, &identity));
+    take_place(loop, state);
+    cps_json_destroy(state);
+    cps_json_destroy(identity);
+    return cps_checkpoint_load(run->comm, path, run->model, NULL);
+}
+
+/* Collective. Rank 0 looks what kind of file it is: the others may not see it. */
+static cps_status load_model(cps_loop *loop, const char *path) {
+    cps_run *run = loop->run;
+    const bool rank0 = cps_comm_rank(run->comm) == 0;
+    if (cps_agree_any(run->comm, "kind of file", rank0 && cps_is_checkpoint(path))) {
+        return load_checkpoint(loop, path);
+    }
+    take_place(loop, NULL);
     cps_params *params = cps_model_params(run->model);
     cps_status status = CPS_OK;
-    if (cps_comm_rank(run->comm) == 0) {
+    if (rank0) {
         cps_weights_report report = {0};
         status = cps_weights_load(run->model, path, false, &report);
         cps_weights_report_free(&report);
@@ -122,13 +152,12 @@ static cps_status load_model(cps_run *run, const char *path) {
 static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
     cps_run *run = loop->run;
     bool stop = false;
+    CPS_TRY(cps_run_set_precision(run));
     CPS_TRY(cps_identity_agree(run));
     CPS_TRY(cps_agree(run->comm, "parameters", cps_params_allocate(cps_model_params(run->model), (uint64_t)run->job_options.seed)));
-    CPS_TRY(load_model(run, checkpoint));
+    CPS_TRY(load_model(loop, checkpoint));
     CPS_TRY(cps_agree(run->comm, "progress", cps_progress_create(&loop->progress)));
     CPS_TRY(cps_agree(run->comm, "bad images", cps_quarantine_create(NULL, &loop->quarantine)));
-    loop->state.stage = run->stage_count - 1;
-    loop->state.data_step = run->stages[loop->state.stage].plan->steps;
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
     return cps_loop_evaluate_due(loop, CPS_DUE_STAGE_END, &stop);
 }

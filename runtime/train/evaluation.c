@@ -72,21 +72,17 @@ static void note_left_out(void *context, const cps_place *place, const char *rea
     }
 }
 
-static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation, cps_json **metrics_out) {
+/* Collective. */
+static cps_status score(cps_loop *loop, const cps_run_evaluation *evaluation, const cps_encoder *encoder, cps_json **metrics_out) {
     cps_run *run = loop->run;
-    cps_embedder *embedder = NULL;
-    cps_status status = open_embedder(loop, evaluation->options, &embedder);
-    status = status != CPS_OK ? status : cps_embedder_prepare(embedder);
-    CPS_TRY(cps_agree(run->comm, "evaluation", status));
     char *path = cps_format("%s/predictions/%s.h5", loop->folder, evaluation->options->name);
     char *folder = cps_path_folder(path);
-    status = cps_comm_rank(run->comm) == 0 ? cps_dir_create(folder) : CPS_OK;
+    cps_status status = cps_agree(run->comm, "predictions", cps_comm_rank(run->comm) == 0 ? cps_dir_create(folder) : CPS_OK);
     free(folder);
-    status = cps_agree(run->comm, "predictions", status);
     const cps_evaluation_request request = {
         .options = evaluation->options,
         .streams = &evaluation->streams,
-        .encoder = cps_embedder_encoder(embedder),
+        .encoder = encoder,
         .comm = run->comm,
         .step = cps_loop_step(loop),
         .loader_threads = run->loader_threads,
@@ -96,6 +92,16 @@ static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *eval
     };
     status = status != CPS_OK ? status : cps_evaluate(&request, metrics_out);
     free(path);
+    return status;
+}
+
+/* Collective. */
+static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation, cps_json **metrics_out) {
+    cps_embedder *embedder = NULL;
+    cps_status status = open_embedder(loop, evaluation->options, &embedder);
+    status = status != CPS_OK ? status : cps_embedder_prepare(embedder);
+    status = cps_agree(loop->run->comm, "evaluation", status);
+    status = status != CPS_OK ? status : score(loop, evaluation, cps_embedder_encoder(embedder), metrics_out);
     if (embedder != loop->embedder) {
         cps_embedder_destroy(embedder);
     }
@@ -191,7 +197,7 @@ static cps_status ask_job(cps_loop *loop, const cps_json *all, bool *stop_out) {
     }
     cps_json_destroy(answer);
     free(bytes);
-    return status;
+    return cps_agree(run->comm, "on_evaluate", status);
 }
 
 cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {

@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "base/numeric.h"
 #include "comm/agree.h"
-#include "tensor/gemm.h"
 #include "train/checkpoint.h"
 #include "train/frozen.h"
 #include "train/identity.h"
@@ -63,18 +62,25 @@ static cps_updater_options updater_options(const cps_loop *loop) {
     };
 }
 
-/* Which parameters learn was planned for every stage in turn: the last plan stands, so it is made again. */
-static cps_status open_machinery(cps_loop *loop) {
+/* Local. */
+static cps_status open_step(cps_loop *loop) {
     cps_run *run = loop->run;
     cps_run_stage *stage = &run->stages[loop->state.stage];
-    CPS_TRY(cps_step_plan(stage->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &stage->memory));
-    const cps_updater_options options = updater_options(loop);
-    CPS_TRY(cps_updater_create(&options, &loop->updater));
     for (int32_t i = 0; i < stage->plan->ema_count; i++) {
         CPS_TRY(cps_updater_set_ema(loop->updater, stage->plan->emas[i].param, stage->plan->emas[i].momentum));
     }
     CPS_TRY(cps_step_create(run->comm, stage->plan, &stage->memory, loop->updater, &loop->step));
     return cps_run_loader(run, loop->state.stage, &loop->loader);
+}
+
+/* Which parameters learn was planned for every stage in turn: the last plan stands, so it is made again. Collective, agreed. */
+static cps_status open_machinery(cps_loop *loop) {
+    cps_run *run = loop->run;
+    cps_run_stage *stage = &run->stages[loop->state.stage];
+    CPS_TRY(cps_agree(run->comm, "planning a stage", cps_step_plan(stage->plan, cps_comm_size(run->comm), &stage->memory)));
+    const cps_updater_options options = updater_options(loop);
+    CPS_TRY(cps_updater_create(&options, &loop->updater));
+    return cps_agree(run->comm, "beginning a stage", open_step(loop));
 }
 
 static void announce_stage(const cps_loop *loop) {
@@ -95,7 +101,7 @@ static void announce_stage(const cps_loop *loop) {
 static cps_status open_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
-    CPS_TRY(cps_agree(run->comm, "beginning a stage", open_machinery(loop)));
+    CPS_TRY(open_machinery(loop));
     /* Before the stage's first step there is no optimizer state, and parameters are newer than the file where a fit came in between. */
     if (resume_from != NULL && loop->state.data_step > 0) {
         CPS_TRY(cps_checkpoint_load(run->comm, resume_from, run->model, loop->updater));
@@ -167,6 +173,14 @@ static cps_status checkpoint(cps_loop *loop) {
 static bool reached_until(const cps_loop *loop) {
     const int64_t until = loop->run->options.until;
     return until >= 0 && cps_loop_step(loop) >= until;
+}
+
+/* A run that is there already makes no step more; a new one (--until 0) gets its checkpoint. */
+static cps_status stay(cps_loop *loop) {
+    CPS_TRY(checkpoint(loop));
+    loop->left = true;
+    cps_log(CPS_LOG_INFO, "run '%s' stands at step %lld, --until %lld asks for no more", loop->name, (long long)cps_loop_step(loop), (long long)loop->run->options.until);
+    return CPS_OK;
 }
 
 /* Ends the run here, to be continued; the checkpoint is written. */
@@ -272,6 +286,9 @@ static cps_status run_stage(cps_loop *loop, const char *resume_from) {
 
 static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
+    if (reached_until(loop)) {
+        return stay(loop);
+    }
     while (loop->state.stage < run->stage_count && !loop->left) {
         if (loop->state.stage_done) {
             resume_from = NULL; /* of another stage: its optimizer state ends with it */
@@ -331,7 +348,7 @@ static cps_status train(cps_loop *loop) {
     if (status == CPS_OK && loop->state.complete) {
         cps_log(CPS_LOG_INFO, "run '%s' is complete (%lld steps); --fresh begins it anew", loop->name, (long long)cps_loop_step(loop));
     } else if (status == CPS_OK) {
-        status = cps_watchdog_start(run->comm, run->job_options.watchdog_seconds);
+        status = cps_agree(run->comm, "watchdog", cps_watchdog_start(run->comm, run->job_options.watchdog_seconds));
         status = status != CPS_OK ? status : run_stages(loop, resume_from);
         cps_watchdog_stop(run->comm);
     }
@@ -340,22 +357,6 @@ static cps_status train(cps_loop *loop) {
         cps_loop_finish_report(loop);
     }
     return status;
-}
-
-/* Local. Ranks of different machines may choose differently for "auto"; comparing identities finds it. */
-static cps_status set_precision(int32_t precision) {
-    if (precision == CPS_PRECISION_FP32) {
-        return cps_gemm_set_precision("fp32");
-    }
-    if (precision == CPS_PRECISION_BF16) {
-        return cps_gemm_set_precision("bf16");
-    }
-    CPS_TRY(cps_gemm_set_precision("auto"));
-    if (strcmp(cps_gemm_precision(), "fp32") == 0) {
-        cps_log(CPS_LOG_INFO, "precision \"auto\" is fp32 here (%s)", cps_fail_message());
-    }
-    cps_fail_clear();
-    return CPS_OK;
 }
 
 cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options) {
@@ -368,7 +369,7 @@ cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, 
     loop->state.written_step = -1;
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
     if (status == CPS_OK) {
-        status = cps_agree(comm, "precision", set_precision(loop->run->job_options.precision));
+        status = cps_run_set_precision(loop->run);
     }
     if (status == CPS_OK) {
         status = train(loop);

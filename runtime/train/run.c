@@ -84,13 +84,14 @@ static bool waits(const cps_run *run, const cps_stream_options *options) {
     return false;
 }
 
-/* Streams in the order of their needs: `rest_of` after what it names. */
-static cps_status open_streams(cps_run *run) {
+static cps_status parse_streams(cps_run *run) {
     CPS_TRY(cps_streams_parse(cps_json_get(run->job, "data"), run->arena, &run->stream_options, &run->stream_option_count));
     run->streams = cps_arena_alloc_zero(run->arena, (size_t)run->stream_option_count * sizeof *run->streams);
-    if (run->streams == NULL) {
-        return CPS_ERR_UNAVAILABLE;
-    }
+    return run->streams == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+}
+
+/* Streams in the order of their needs: `rest_of` after what it names. */
+static cps_status open_streams(cps_run *run) {
     for (bool more = true; more;) {
         more = false;
         for (int64_t i = 0; i < run->stream_option_count; i++) {
@@ -150,7 +151,7 @@ static cps_status stage_json(cps_run *run, int64_t stage, int64_t total, cps_jso
     cps_comm_broadcast_alloc(run->comm, "stages of the job", &bytes, &length, 0);
     status = cps_json_parse(bytes, length - 1, "stage", json_out);
     free(bytes);
-    return status;
+    return cps_agree(run->comm, "stages of the job", status);
 }
 
 static cps_status create_plan(cps_run *run, int64_t index, int64_t steps, int64_t steps_per_epoch) {
@@ -223,13 +224,13 @@ static cps_status check_ranks(const cps_run *run, int64_t index) {
     return CPS_OK;
 }
 
-static cps_status open_stages(cps_run *run) {
-    const cps_json *stages = cps_json_get(run->job, "stages");
-    run->stage_count = cps_json_count(stages);
+static cps_status allocate_stages(cps_run *run) {
+    run->stage_count = cps_json_count(cps_json_get(run->job, "stages"));
     run->stages = cps_arena_alloc_zero(run->arena, (size_t)run->stage_count * sizeof *run->stages);
-    if (run->stages == NULL) {
-        return CPS_ERR_UNAVAILABLE;
-    }
+    return run->stages == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+}
+
+static cps_status open_stages(cps_run *run) {
     for (int64_t i = 0; i < run->stage_count; i++) {
         run->stages[i].first_param = cps_params_count(cps_model_params(run->model));
         CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0, 0)));
@@ -239,7 +240,7 @@ static cps_status open_stages(cps_run *run) {
         CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, steps, steps_per_epoch)));
         cps_status status = tabulate(run, i);
         status = status != CPS_OK ? status : check_ranks(run, i);
-        status = status != CPS_OK ? status : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &run->stages[i].memory);
+        status = status != CPS_OK ? status : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm), &run->stages[i].memory);
         CPS_TRY(cps_agree(run->comm, "planning stages", status));
     }
     return CPS_OK;
@@ -276,16 +277,32 @@ static cps_status declare_validation(cps_run *run, const cps_run_evaluation *eva
     return CPS_OK;
 }
 
+static cps_status parse_evaluations(cps_run *run, cps_evaluation_options **options_out) {
+    CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, options_out, &run->evaluation_count));
+    run->evaluations = cps_arena_alloc_zero(run->arena, (size_t)run->evaluation_count * sizeof *run->evaluations + 1);
+    return run->evaluations == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+}
+
+/* Packing is collective: done before a stream of the evaluation can fail on one rank alone. */
+static cps_status pack_evaluation(cps_run *run, const cps_evaluation_options *options) {
+    const char *const *patterns = NULL;
+    int64_t count = 0;
+    if (options->data.source != NULL) {
+        CPS_TRY(cps_run_packed(run, &options->data, &patterns, &count));
+    }
+    if (options->kind == CPS_EVAL_KNN && options->knn.bank.source != NULL) {
+        CPS_TRY(cps_run_packed(run, &options->knn.bank, &patterns, &count));
+    }
+    return CPS_OK;
+}
+
 static cps_status open_evaluations(cps_run *run) {
     cps_evaluation_options *options = NULL;
-    CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, &options, &run->evaluation_count));
-    run->evaluations = cps_arena_alloc_zero(run->arena, (size_t)run->evaluation_count * sizeof *run->evaluations + 1);
-    if (run->evaluations == NULL) {
-        return CPS_ERR_UNAVAILABLE;
-    }
+    CPS_TRY(cps_agree(run->comm, "opening evaluations", parse_evaluations(run, &options)));
     const cps_evaluation_resolver resolver = {.context = run, .packed = resolve_packed, .stream = resolve_stream};
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         run->evaluations[i].options = &options[i];
+        CPS_TRY(pack_evaluation(run, &options[i]));
         CPS_TRY(cps_agree(run->comm, "opening evaluations", cps_evaluation_streams_open(&options[i], run->pool, &resolver, &run->evaluations[i].streams)));
         CPS_TRY(cps_agree(run->comm, "opening evaluations", declare_validation(run, &run->evaluations[i])));
     }
@@ -349,17 +366,39 @@ static cps_status digest_weights(cps_run *run) {
     return CPS_OK;
 }
 
+/* Local. Ranks of different machines may choose differently for "auto"; comparing identities finds it. */
+static cps_status set_precision(int32_t precision) {
+    if (precision == CPS_PRECISION_FP32) {
+        return cps_gemm_set_precision("fp32");
+    }
+    if (precision == CPS_PRECISION_BF16) {
+        return cps_gemm_set_precision("bf16");
+    }
+    CPS_TRY(cps_gemm_set_precision("auto"));
+    if (strcmp(cps_gemm_precision(), "fp32") == 0) {
+        cps_log(CPS_LOG_INFO, "precision \"auto\" is fp32 here (%s)", cps_fail_message());
+    }
+    cps_fail_clear();
+    return CPS_OK;
+}
+
 static cps_status open_parts(cps_run *run) {
     cps_status status = cps_job_options_parse(run->job, run->arena, &run->job_options);
     status = status != CPS_OK ? status : cps_checkpoint_options_parse(run->job, run->arena, &run->checkpoint);
     status = status != CPS_OK ? status : cps_early_stop_options_parse(run->job, run->arena, &run->early_stop);
     status = status != CPS_OK ? status : open_model(run);
     status = status != CPS_OK ? status : cps_shard_pool_create(&run->pool);
+    status = status != CPS_OK ? status : parse_streams(run);
+    status = status != CPS_OK ? status : allocate_stages(run);
     CPS_TRY(cps_agree(run->comm, "reading the job", status));
     CPS_TRY(digest_weights(run));
     CPS_TRY(open_streams(run));
     CPS_TRY(open_stages(run));
     return open_evaluations(run);
+}
+
+cps_status cps_run_set_precision(const cps_run *run) {
+    return cps_agree(run->comm, "precision", set_precision(run->job_options.precision));
 }
 
 cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) {

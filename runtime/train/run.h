@@ -36,6 +36,7 @@ typedef struct cps_run {
     cps_model *model;
     uint64_t weights_digest; /* of the file the job names; 0 without */
     cps_shard_pool *pool;
+    struct cps_packed_set *packed; /* sources.c: sets that are packed by now */
     int64_t stream_option_count;
     cps_stream_options *stream_options;
     int32_t stream_count;
@@ -51,6 +52,8 @@ typedef struct cps_run {
 /* Builds it all; parameters are declared, not allocated. USAGE and DATA with the key path or file. */
 cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) CPS_MUST_CHECK;
 void cps_run_close(cps_run *run); /* NULL-safe */
+/* Products from here on in the job's precision. UNAVAILABLE where this machine has none of it. Collective, agreed; before anything is computed. */
+cps_status cps_run_set_precision(const cps_run *run) CPS_MUST_CHECK;
 
 /* Allocates parameters and gives them their first values: weights of the job (rank 0 reads, all get the same bytes), else initial ones. Prints what a
  * partial file lacked. */
@@ -60,7 +63,8 @@ cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader
 cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage, size_t *bytes_out) CPS_MUST_CHECK;
 /* Settings that reach numbers, as one canonical text a key: what ranks and a resumed run must share. */
 cps_json *cps_run_identity(const cps_run *run);
-/* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective. */
+/* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective and agreed the first time a run asks for the
+ * set, local from then on: where a rank may have failed before on its own, ask earlier. */
 cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) CPS_MUST_CHECK;
 /* Whether an evaluation belongs to the stage of that name. */
 bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *stage);

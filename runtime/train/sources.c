@@ -14,6 +14,12 @@
 
 enum { MAX_TABLE = 1 << 30 };
 
+struct cps_packed_set {
+    const cps_shards_options *set;
+    const char *const *patterns; /* one */
+    struct cps_packed_set *next;
+};
+
 static cps_status add_file(cps_hash *hash, const char *path) {
     if (path == NULL) {
         return CPS_OK;
@@ -76,29 +82,53 @@ static cps_status pack(cps_run *run, const cps_shards_options *set, const char *
     return status;
 }
 
-cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
-    char *folder = NULL;
-    CPS_TRY(cps_agree(run->comm, "packing", packed_folder(run, set, &folder)));
+/* Packs unless the folder is complete. Collective, agreed. */
+static cps_status pack_once(cps_run *run, const cps_shards_options *set, const char *folder) {
     char *marker = cps_format("%s/complete", folder);
     const bool rank0 = cps_comm_rank(run->comm) == 0;
-    const bool there = cps_agree_any(run->comm, "packing", rank0 && cps_file_exists(marker));
     cps_status status = CPS_OK;
-    if (!there) {
+    if (!cps_agree_any(run->comm, "packing", rank0 && cps_file_exists(marker))) {
         status = cps_agree(run->comm, "packing", rank0 ? cps_dir_create(folder) : CPS_OK);
         status = status != CPS_OK ? status : pack(run, set, folder);
-        if (status == CPS_OK) {
-            status = cps_agree(run->comm, "packing", rank0 ? cps_file_write_atomic(marker, "packed\n", 7) : CPS_OK);
-        }
-    }
-    const char **patterns = cps_arena_alloc(run->arena, sizeof *patterns);
-    if (status == CPS_OK && patterns != NULL) {
-        char *pattern = cps_format("%s/data-*.h5", folder);
-        patterns[0] = cps_arena_strdup(run->arena, pattern);
-        free(pattern);
-        *patterns_out = patterns;
-        *count_out = 1;
+        status = status != CPS_OK ? status : cps_agree(run->comm, "packing", rank0 ? cps_file_write_atomic(marker, "packed\n", 7) : CPS_OK);
     }
     free(marker);
-    free(folder);
-    return status != CPS_OK ? status : patterns == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+    return status;
+}
+
+static cps_status remember(cps_run *run, const cps_shards_options *set, const char *folder) {
+    struct cps_packed_set *packed = cps_arena_alloc_zero(run->arena, sizeof *packed);
+    const char **patterns = cps_arena_alloc_zero(run->arena, sizeof *patterns);
+    char *pattern = cps_format("%s/data-*.h5", folder);
+    char *kept = cps_arena_strdup(run->arena, pattern);
+    free(pattern);
+    if (packed == NULL || patterns == NULL || kept == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    patterns[0] = kept;
+    *packed = (struct cps_packed_set){.set = set, .patterns = patterns, .next = run->packed};
+    run->packed = packed;
+    return CPS_OK;
+}
+
+static const struct cps_packed_set *find_packed(const cps_run *run, const cps_shards_options *set) {
+    const struct cps_packed_set *at = run->packed;
+    while (at != NULL && at->set != set) {
+        at = at->next;
+    }
+    return at;
+}
+
+cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
+    if (find_packed(run, set) == NULL) {
+        char *folder = NULL;
+        CPS_TRY(cps_agree(run->comm, "packing", packed_folder(run, set, &folder)));
+        cps_status status = pack_once(run, set, folder);
+        status = status != CPS_OK ? status : cps_agree(run->comm, "packing", remember(run, set, folder));
+        free(folder);
+        CPS_TRY(status);
+    }
+    *patterns_out = find_packed(run, set)->patterns;
+    *count_out = 1;
+    return CPS_OK;
 }

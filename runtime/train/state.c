@@ -110,10 +110,7 @@ static cps_status state_from(const cps_json *json, const cps_loop *loop, cps_loo
     }
     const cps_json *table = cps_json_get(json, "table");
     if (table != NULL) {
-        cps_json *holder = cps_json_new_object();
-        cps_json_add_copy(holder, "table", table);
-        char *text = cps_json_print(cps_json_get(holder, "table"), false, true);
-        cps_json_destroy(holder);
+        char *text = cps_json_print(table, false, true);
         const cps_status status = cps_json_parse(text, strlen(text), "on_evaluate's state", &state->table);
         free(text);
         CPS_TRY(status);

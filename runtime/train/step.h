@@ -19,8 +19,8 @@ typedef struct cps_step_memory {
 } cps_step_memory;
 
 /* Local. Sets which parameters learn: those the stage's objectives reach, cut to `train` patterns; with lr factors. Learns slots, terms and
- * reports by a planning run. After cps_params_allocate or before. */
-cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_step_memory *memory_out) CPS_MUST_CHECK;
+ * reports by a planning run. After cps_params_allocate or before. The memory is that of the rank with the most. */
+cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out) CPS_MUST_CHECK;
 
 cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_memory *memory, cps_updater *updater, cps_step **step_out) CPS_MUST_CHECK;
 void cps_step_destroy(cps_step *step); /* NULL-safe */

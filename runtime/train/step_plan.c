@@ -199,9 +199,8 @@ static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step
     memory->total_bytes = recordings + (top > plain ? top : plain) + memory->slot_bytes;
 }
 
-cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_step_memory *memory_out)
+cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out)
 {
-    (void)rank; /* every rank plans for the one with the most */
     const int32_t count = cps_params_count(cps_model_params(plan->model));
     cps_step_memory memory = {.own_grains = most_own_grains(plan, ranks)};
     bool *reached = calloc((size_t)count + 1, sizeof *reached);
@@ -217,13 +216,8 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, int32_t rank, cps_
     status = open_planner(plan, &p);
     status = status != CPS_OK ? status : plan_grain(&p);
     if (status == CPS_OK && plan->has_loss) {
-        cps_tape_reset(p.tape);
-        cps_arena_destroy(p.arena); /* a fresh high-water mark */
-        cps_tape_destroy(p.tape);
-        cps_tape_destroy(p.plain);
-        cps_tape_destroy(p.loss);
-        cps_grain_run_destroy(p.run);
         const planner first = p;
+        close_planner(&p); /* a fresh high-water mark */
         status = open_planner(plan, &p);
         p.grain_bytes = first.grain_bytes;
         p.backward_bytes = first.backward_bytes;

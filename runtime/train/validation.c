@@ -158,7 +158,7 @@ cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_eval
     cps_validation *validation = NULL;
     cps_step_memory memory = {0};
     cps_status status = begin(run, stage, evaluation, &validation);
-    status = status != CPS_OK ? status : cps_step_plan(validation->plan, cps_comm_size(run->comm), cps_comm_rank(run->comm), &memory);
+    status = status != CPS_OK ? status : cps_step_plan(validation->plan, cps_comm_size(run->comm), &memory);
     status = status != CPS_OK ? status : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
     status = status != CPS_OK ? status : make_loader(validation);
     if (status != CPS_OK) {
