@@ -163,11 +163,8 @@ static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
 }
 
 cps_status cps_evaluate_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const char *checkpoint, const cps_run_options *options) {
-    cps_loop *loop = calloc(1, sizeof *loop);
-    if (loop == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation");
-    }
-    loop->start_time = cps_seconds();
+    cps_loop *loop = NULL;
+    CPS_TRY(cps_agree(comm, "an evaluation", cps_loop_create(comm, &loop)));
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
     if (status == CPS_OK) {
         const char *name = options->name != NULL ? options->name : loop->run->job_options.name;

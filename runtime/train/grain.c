@@ -393,7 +393,7 @@ static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *inpu
         if (instance->objective->head != NULL) {
             status = instance->objective->head(instance->self, grain, input->tape);
         }
-        if (status == CPS_OK && input->grain_losses && instance->objective->grain_loss != NULL) {
+        if (status == CPS_OK && instance->objective->grain_loss != NULL) {
             status = instance->objective->grain_loss(instance->self, grain, input->tape);
         }
         if (status == CPS_OK) {

@@ -20,7 +20,6 @@ typedef struct cps_grain_input {
     cps_tape *plain;           /* for calls without gradient: a PLAIN (or PLAN) tape in the same arena */
     const double *counts;      /* sums of `prepare` */
     double *sums;              /* [sum_width], zeroed here; NULL in a replay */
-    bool grain_losses;         /* run grain_loss too */
 } cps_grain_input;
 
 /* Runs the calls, heads and grain losses. Emitted rows and terms are in the grain object. */

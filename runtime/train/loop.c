@@ -144,20 +144,16 @@ static cps_status note_skip(cps_loop *loop, const cps_step_result *result) {
 /* What any rank asks for at this step boundary: bit 0 a signal, bit 1 (rank 0's clock) a timed checkpoint. */
 static uint8_t wishes(cps_loop *loop) {
     const cps_run *run = loop->run;
-    uint8_t own = cps_signal_seen() ? 1 : 0;
+    int64_t own = cps_signal_seen() ? 1 : 0;
     if (cps_comm_rank(run->comm) == 0 && run->checkpoint.seconds > 0.0 && cps_seconds() - loop->last_checkpoint_time >= run->checkpoint.seconds) {
         own |= 2;
     }
-    const int32_t size = cps_comm_size(run->comm);
-    for (int32_t r = 0; r < size; r++) {
-        loop->wish_bytes[r] = 1;
+    cps_loop_gather(loop, run->comm, "step boundary", own);
+    int64_t all = 0;
+    for (int32_t r = 0; r < cps_comm_size(run->comm); r++) {
+        all |= loop->rank_values[r];
     }
-    cps_comm_allgatherv(run->comm, "step boundary", &own, loop->wishes, loop->wish_bytes);
-    uint8_t all = 0;
-    for (int32_t r = 0; r < size; r++) {
-        all |= loop->wishes[r];
-    }
-    return all;
+    return (uint8_t)all;
 }
 
 static cps_status checkpoint(cps_loop *loop) {
@@ -310,7 +306,35 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
 
 /* ---- end ------------------------------------------------------------------------------------------ */
 
+cps_status cps_loop_create(cps_comm *comm, cps_loop **loop_out) {
+    const size_t ranks = (size_t)cps_comm_size(comm);
+    cps_loop *loop = calloc(1, sizeof *loop);
+    if (loop != NULL) {
+        loop->rank_values = calloc(ranks, sizeof *loop->rank_values);
+        loop->rank_bytes = calloc(ranks, sizeof *loop->rank_bytes);
+    }
+    if (loop == NULL || loop->rank_values == NULL || loop->rank_bytes == NULL) {
+        cps_loop_close(loop);
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a run");
+    }
+    for (size_t r = 0; r < ranks; r++) {
+        loop->rank_bytes[r] = (int64_t)sizeof(int64_t);
+    }
+    loop->start_time = cps_seconds();
+    loop->last_checkpoint_time = loop->start_time;
+    loop->state.written_step = -1;
+    *loop_out = loop;
+    return CPS_OK;
+}
+
+void cps_loop_gather(cps_loop *loop, cps_comm *comm, const char *place, int64_t own) {
+    cps_comm_allgatherv(comm, place, &own, loop->rank_values, loop->rank_bytes);
+}
+
 void cps_loop_close(cps_loop *loop) {
+    if (loop == NULL) {
+        return;
+    }
     cps_loop_close_embedder(loop);
     cps_events_close(loop->events);
     cps_tensorboard_close(loop->tensorboard);
@@ -321,6 +345,8 @@ void cps_loop_close(cps_loop *loop) {
     free(loop->name);
     free(loop->folder);
     free(loop->checkpoints);
+    free(loop->rank_values);
+    free(loop->rank_bytes);
     free(loop);
 }
 
@@ -360,13 +386,8 @@ static cps_status train(cps_loop *loop) {
 }
 
 cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options) {
-    cps_loop *loop = calloc(1, sizeof *loop);
-    if (loop == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a run");
-    }
-    loop->start_time = cps_seconds();
-    loop->last_checkpoint_time = loop->start_time;
-    loop->state.written_step = -1;
+    cps_loop *loop = NULL;
+    CPS_TRY(cps_agree(comm, "a run", cps_loop_create(comm, &loop)));
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
     if (status == CPS_OK) {
         status = cps_run_set_precision(loop->run);

@@ -43,17 +43,15 @@ typedef struct cps_loop {
     struct cps_frozen *frozen; /* features of the stage's frozen views */
     bool left; /* --until or a signal */
     double start_time, last_checkpoint_time;
-    uint8_t wishes[4096];
-    int64_t wish_bytes[4096];
+    int64_t *rank_values, *rank_bytes; /* [ranks]: a number from each */
     /* rank 0 */
     cps_events *events;
     cps_tensorboard *tensorboard;
     cps_progress *progress;
     cps_quarantine *quarantine; /* every rank */
     /* of this process */
-    int64_t samples, process_steps;
+    int64_t samples;
     double step_seconds, product_seconds;
-    int64_t first_step;
     /* evaluations */
     cps_embedder *embedder; /* of the stage's objective */
     struct cps_validation **validations; /* [evaluations], of the stage; NULL where none */
@@ -61,7 +59,11 @@ typedef struct cps_loop {
 
 /* Steps of the run so far, over all stages. */
 int64_t cps_loop_step(const cps_loop *loop);
-void cps_loop_close(cps_loop *loop);
+/* Local: everything that the calls below need; agreed by the caller. */
+cps_status cps_loop_create(cps_comm *comm, cps_loop **loop_out) CPS_MUST_CHECK;
+void cps_loop_close(cps_loop *loop); /* NULL-safe */
+/* loop->rank_values[r] is rank r's `own`. Collective. */
+void cps_loop_gather(cps_loop *loop, cps_comm *comm, const char *place, int64_t own);
 void cps_loop_close_embedder(cps_loop *loop);
 
 /* state.c; Collective */

@@ -6,13 +6,13 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/numeric.h"
 #include "comm/agree.h"
 #include "eval/config.h"
 #include "report/provenance.h"
 #include "report/summary.h"
 #include "report/timing.h"
 #include "tensor/gemm.h"
-#include "tensor/tape.h"
 #include "train/frozen.h"
 #include "train/loop_private.h"
 
@@ -61,8 +61,9 @@ static cps_status write_job(const cps_loop *loop) {
 static cps_status open_files(cps_loop *loop) {
     char *events = in_folder(loop, "events.jsonl");
     char *board = in_folder(loop, "tensorboard");
+    const bool before = cps_file_exists(events); /* also of a session that left no checkpoint: its steps come again */
     cps_status status = cps_events_open(events, &loop->events);
-    if (status == CPS_OK && cps_loop_step(loop) > 0) {
+    if (status == CPS_OK && before) {
         status = cps_events_resume(loop->events, cps_loop_step(loop), NULL);
     }
     status = status != CPS_OK ? status : cps_tensorboard_open(board, cps_loop_step(loop), &loop->tensorboard);
@@ -83,7 +84,6 @@ cps_status cps_loop_open_reports(cps_loop *loop) {
     if (status == CPS_OK && first) {
         status = open_files(loop);
     }
-    loop->first_step = cps_loop_step(loop);
     return cps_agree(run->comm, "files of the run", status);
 }
 
@@ -128,11 +128,8 @@ static cps_status write_step(cps_loop *loop, const cps_step_result *result, doub
     return status;
 }
 
-/* Bad images of this rank's grains of the step just done: the loader's lists stand until the next step's grains come. */
+/* Bad images of this rank's grains of the step just done. */
 static cps_status note_bad(cps_loop *loop, const cps_step_result *result) {
-    if (result->bad_images == 0) {
-        return CPS_OK;
-    }
     for (int64_t i = 0; i < result->own_bad_count; i++) {
         const cps_bad_image *bad = &result->own_bad[i];
         CPS_TRY(cps_quarantine_note(loop->quarantine, cps_shard_path(bad->shard), bad->record, bad->sample_id, bad->reason));
@@ -143,12 +140,9 @@ static cps_status note_bad(cps_loop *loop, const cps_step_result *result) {
 cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     const int64_t samples = plan->options.global_batch;
-    double product_seconds = 0.0, flop = 0.0;
-    cps_product_time(&product_seconds, &flop);
     loop->samples += samples;
-    loop->process_steps++;
     loop->step_seconds += result->seconds;
-    loop->product_seconds = product_seconds;
+    loop->product_seconds += result->product_seconds;
     CPS_TRY(note_bad(loop, result));
     if (cps_comm_rank(loop->run->comm) != 0) {
         return CPS_OK;
@@ -209,27 +203,18 @@ cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage) {
 }
 
 /* Most of any rank. Collective. */
-static int64_t most(cps_comm *comm, int64_t own) {
-    enum { MAX = 4096 };
-    int64_t *all = malloc(MAX * sizeof *all), *bytes = malloc(MAX * sizeof *bytes);
-    int64_t result = own;
-    if (all != NULL && bytes != NULL) {
-        for (int32_t r = 0; r < cps_comm_size(comm); r++) {
-            bytes[r] = (int64_t)sizeof(int64_t);
-        }
-        cps_comm_allgatherv(comm, "peak memory", &own, all, bytes);
-        for (int32_t r = 0; r < cps_comm_size(comm); r++) {
-            result = all[r] > result ? all[r] : result;
-        }
+static int64_t most(cps_loop *loop, int64_t own) {
+    cps_comm *comm = loop->run->comm;
+    cps_loop_gather(loop, comm, "peak memory", own);
+    for (int32_t r = 0; r < cps_comm_size(comm); r++) {
+        own = cps_max_i64(own, loop->rank_values[r]);
     }
-    free(all);
-    free(bytes);
-    return result;
+    return own;
 }
 
 void cps_loop_finish_report(cps_loop *loop) {
     cps_run *run = loop->run;
-    const int64_t peak = most(run->comm, cps_peak_memory_bytes());
+    const int64_t peak = most(loop, cps_peak_memory_bytes());
     if (loop->quarantine != NULL && cps_quarantine_flush(loop->quarantine, run->comm) != CPS_OK) {
         cps_log(CPS_LOG_WARN, "%s", cps_fail_message());
     }

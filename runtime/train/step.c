@@ -41,6 +41,7 @@ struct cps_step {
     cps_step_place at;
     int64_t update;
     int64_t bad_images, truncated;
+    int64_t *all_bad, *all_bytes; /* [ranks] */
     cps_bad_image *bad; /* of this step's own grains */
     int64_t bad_capacity;
 };
@@ -73,6 +74,8 @@ void cps_step_destroy(cps_step *step)
     free(step->part_rows);
     free(step->sums);
     free(step->counts);
+    free(step->all_bad);
+    free(step->all_bytes);
     cps_arena_destroy(step->arena);
     free(step);
 }
@@ -113,8 +116,14 @@ static cps_status create_rest(cps_step *step, const cps_step_memory *memory)
     step->part_rows = doubles(step->own_grains, width);
     step->sums = doubles(1, plan->sum_width);
     step->counts = doubles(1, plan->count_width);
-    if (step->grain_sums == NULL || step->grain_counts == NULL || step->part_rows == NULL || step->sums == NULL || step->counts == NULL) {
+    const int32_t ranks = cps_comm_size(step->comm);
+    step->all_bad = calloc((size_t)ranks, sizeof *step->all_bad);
+    step->all_bytes = calloc((size_t)ranks, sizeof *step->all_bytes);
+    if (step->all_bad == NULL || step->all_bytes == NULL || step->grain_sums == NULL || step->grain_counts == NULL || step->part_rows == NULL || step->sums == NULL || step->counts == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the sums of a step");
+    }
+    for (int32_t r = 0; r < ranks; r++) {
+        step->all_bytes[r] = (int64_t)sizeof(int64_t);
     }
     return CPS_OK;
 }
@@ -194,7 +203,6 @@ static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, in
         .plain = step->plain,
         .counts = step->counts,
         .sums = replay ? NULL : step->grain_sums + own * step->plan->sum_width,
-        .grain_losses = true,
     };
     if (!replay) {
         CPS_TRY(note_bad(step, batch));
@@ -523,20 +531,10 @@ static cps_status commit(cps_step *step)
 static cps_status exchange_sums(cps_step *step, cps_step_result *result)
 {
     CPS_TRY(sum_grains(step, "sums of grains", step->grain_sums, step->plan->sum_width, step->sums));
-    const double own = (double)step->bad_images;
-    int64_t bytes[1024];
-    double all[1024];
-    const int32_t size = cps_comm_size(step->comm);
-    CPS_BUG_IF(size > 1024);
-    for (int32_t r = 0; r < size; r++) {
-        bytes[r] = (int64_t)sizeof(double);
+    cps_comm_allgatherv(step->comm, "bad images", &step->bad_images, step->all_bad, step->all_bytes);
+    for (int32_t r = 0; r < cps_comm_size(step->comm); r++) {
+        result->bad_images += step->all_bad[r];
     }
-    cps_comm_allgatherv(step->comm, "bad images", &own, all, bytes);
-    double total = 0.0;
-    for (int32_t r = 0; r < size; r++) {
-        total += all[r];
-    }
-    result->bad_images = (int64_t)total;
     collect_grains(step, result);
     return CPS_OK;
 }
@@ -545,7 +543,6 @@ static cps_status compute(cps_step *step, cps_step_result *result)
 {
     const cps_stage_plan *plan = step->plan;
     CPS_TRY(prepare(step));
-    cps_status own = CPS_OK;
     const char *flagged = NULL;
     const int64_t kept = plan->has_loss ? step->kept : 0;
     begin_global(step, step->loss_tape);
@@ -557,7 +554,7 @@ static cps_status compute(cps_step *step, cps_step_result *result)
         CPS_TRY(loss_backward(step));
         cps_tape_reset(step->loss_tape);
     }
-    own = backward_all(step, kept);
+    const cps_status own = backward_all(step, kept);
     if (own == CPS_OK && !isfinite(result->loss)) {
         flagged = "loss";
     }
@@ -580,11 +577,18 @@ static void hold_frozen(const cps_step *step) {
     }
 }
 
+static double product_seconds(void) {
+    double seconds = 0.0, flop = 0.0;
+    cps_product_time(&seconds, &flop);
+    return seconds;
+}
+
 cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update, cps_step_result *result_out)
 {
     const double start = cps_seconds();
     const double loader_start = cps_loader_wait_seconds(loader);
     const double exchange_start = cps_updater_wait_seconds(step->updater);
+    const double product_start = product_seconds();
     cps_step_result result = {0};
     step->at.evaluation = false;
     cps_updater_wait_weights(step->updater);
@@ -612,6 +616,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     result.truncated = step->truncated;
     result.seconds = cps_seconds() - start;
     result.loader_seconds = cps_loader_wait_seconds(loader) - loader_start;
+    result.product_seconds = product_seconds() - product_start;
     result.exchange_seconds = cps_updater_wait_seconds(step->updater) - exchange_start;
     *result_out = result;
     return CPS_OK;

@@ -25,11 +25,14 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *m
 cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_memory *memory, cps_updater *updater, cps_step **step_out) CPS_MUST_CHECK;
 void cps_step_destroy(cps_step *step); /* NULL-safe */
 
+/* Terms and reports of the grains, terms and reports of the loss. */
+enum { CPS_STEP_VALUES = 3 * CPS_STAGE_TERMS };
+
 typedef struct cps_step_result {
     double loss;               /* weighted sum of the terms */
     int32_t term_count;
-    char term_names[2 * CPS_STAGE_TERMS][64]; /* terms, then reports */
-    double term_values[2 * CPS_STAGE_TERMS];
+    char term_names[CPS_STEP_VALUES][64]; /* terms, then reports */
+    double term_values[CPS_STEP_VALUES];
     cps_update_norms norms;
     double logit_scale;        /* that this step's loss used: exp of the parameter; NaN: the model has none */
     bool skipped;              /* something was not finite: no update */
@@ -37,7 +40,7 @@ typedef struct cps_step_result {
     int64_t own_bad_count;     /* this rank's, and what they were; borrowed until the next step */
     const cps_bad_image *own_bad;
     int64_t truncated;         /* captions of this rank cut to the context */
-    double seconds, loader_seconds, exchange_seconds; /* of this rank */
+    double seconds, loader_seconds, exchange_seconds, product_seconds; /* of this rank */
 } cps_step_result;
 
 /* One data step with grains from `loader`. */

@@ -50,7 +50,6 @@ static cps_status plan_grain(planner *p)
         .info = {.steps = plan->steps, .grains = plan->grains, .seed = plan->seed},
         .tape = p->tape,
         .plain = p->plain,
-        .grain_losses = true,
     };
     CPS_TRY(cps_grain_forward(p->run, &input));
     const cps_grain *grain = cps_grain_run_grain(p->run);

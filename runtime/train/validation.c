@@ -181,7 +181,7 @@ void cps_validation_destroy(cps_validation *validation) {
 }
 
 cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) {
-    double loss = 0.0, terms[2 * CPS_STAGE_TERMS] = {0};
+    double loss = 0.0, terms[CPS_STEP_VALUES] = {0};
     cps_step_result result = {0};
     int64_t bad = 0;
     CPS_TRY(cps_agree(validation->run->comm, "validation", cps_loader_seek(validation->loader, 0)));
