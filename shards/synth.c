@@ -2,7 +2,7 @@
  * function of options and its number; who writes it does not matter. */
 #include "shards/synth.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,8 @@
 #include "shards/synth_plant.h"
 
 enum { QUALITY = 90, MOST_CAPTIONS = CPS_PLANT_CAPTIONS, TEXT_FIELDS = 10 };
+
+#define UNFINISHED "unfinished" /* the marker while the set is drawn */
 
 #define ROW(field) offsetof(cps_synth_options, field)
 const cps_option cps_synth_option_rows[] = {
@@ -150,7 +152,7 @@ static cps_status write_set(cps_comm *comm, const flora *grown, bool test, int64
     for (int64_t shard = cps_comm_rank(comm); shard < shards && status == CPS_OK; shard += cps_comm_size(comm)) {
         status = write_shard(grown, test, shard, total);
         if (options->progress != NULL && cps_comm_rank(comm) == 0) {
-            options->progress(options->progress_context, cps_min_i64(before + (shard + cps_comm_size(comm)) * options->shard_images, all), all);
+            options->progress(options->progress_context, before + cps_min_i64((shard + cps_comm_size(comm)) * options->shard_images, total), all);
         }
     }
     return cps_agree(comm, "drawing plants", status);
@@ -218,6 +220,31 @@ static cps_status write_texts(const flora *grown, int64_t total) {
     return status;
 }
 
+/* Files of a drawn data set, and the tokenizer that the quickstart makes beside them. */
+static const char *const own_files[] = {"train-*.h5", "test-*.h5", "synth.txt", "tokenizer.txt", NULL};
+
+static bool holds(const cps_synth_options *options, const char *name) {
+    char *pattern = cps_format("%s/%s", options->folder, name);
+    char **paths = NULL;
+    int64_t count = 0;
+    const bool any = cps_glob(pattern, &paths, &count) == CPS_OK;
+    if (any) {
+        cps_strings_destroy(paths, count);
+    } else {
+        cps_fail_clear();
+    }
+    free(pattern);
+    return any;
+}
+
+/* Shards that no marker tells to be ours are somebody's data. */
+static cps_status look_unmarked(const cps_synth_options *options) {
+    if (!options->overwrite && (holds(options, own_files[0]) || holds(options, own_files[1]))) {
+        return cps_fail(CPS_ERR_USAGE, "'%s' holds shards (train-*.h5 or test-*.h5) that 'copse synth' did not draw: choose another folder, or --overwrite to delete them", options->folder);
+    }
+    return CPS_OK;
+}
+
 /* *there_out: this very data set is in the folder already. Rank 0. */
 static cps_status look(const flora *grown, bool *there_out) {
     const cps_synth_options *options = grown->options;
@@ -229,31 +256,44 @@ static cps_status look(const flora *grown, bool *there_out) {
     if (status == CPS_OK && cps_file_exists(marker)) {
         status = cps_file_read(marker, 4096, &text, &length);
         *there_out = status == CPS_OK && strcmp(text, grown->made_by) == 0;
-        if (status == CPS_OK && !*there_out && !options->overwrite) {
+        const bool left = status == CPS_OK && strncmp(text, UNFINISHED, strlen(UNFINISHED)) == 0;
+        if (status == CPS_OK && !*there_out && !left && !options->overwrite) {
             status = cps_fail(CPS_ERR_USAGE, "'%s' holds another drawn data set (%s): choose another folder, or --overwrite", options->folder, text);
         }
+    } else if (status == CPS_OK) {
+        status = look_unmarked(options);
     }
     free(text);
     free(marker);
     return status;
 }
 
-static cps_status remove_old(const cps_synth_options *options) {
-    static const char *const patterns[] = {"train-*.h5", "test-*.h5", "synth.txt", "tokenizer.txt"};
-    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
-        char *pattern = cps_format("%s/%s", options->folder, patterns[i]);
-        char **paths = NULL;
-        int64_t count = 0;
-        if (cps_glob(pattern, &paths, &count) == CPS_OK) {
-            for (int64_t p = 0; p < count; p++) {
-                remove(paths[p]);
-            }
-            cps_strings_destroy(paths, count);
+static cps_status remove_all(const char *pattern) {
+    char **paths = NULL;
+    int64_t count = 0;
+    if (cps_glob(pattern, &paths, &count) != CPS_OK) {
+        cps_fail_clear(); /* none */
+        return CPS_OK;
+    }
+    cps_status status = CPS_OK;
+    for (int64_t p = 0; p < count && status == CPS_OK; p++) {
+        if (remove(paths[p]) != 0) {
+            status = cps_fail(CPS_ERR_IO, "'%s' of the older data set cannot be deleted: %s", paths[p], strerror(errno));
         }
+    }
+    cps_strings_destroy(paths, count);
+    return status;
+}
+
+/* Older files go; what is drawn is marked as ours from the begin, so that a killed drawing can be begun again. Rank 0. */
+static cps_status clear(const flora *grown) {
+    cps_status status = CPS_OK;
+    for (size_t i = 0; own_files[i] != NULL && status == CPS_OK; i++) {
+        char *pattern = cps_format("%s/%s", grown->options->folder, own_files[i]);
+        status = remove_all(pattern);
         free(pattern);
     }
-    cps_fail_clear();
-    return CPS_OK;
+    return status != CPS_OK ? status : write_text(grown->options, "synth.txt", UNFINISHED, strlen(UNFINISHED));
 }
 
 static cps_status draw(cps_comm *comm, const flora *grown, int64_t train, int64_t test) {
@@ -264,7 +304,7 @@ static cps_status draw(cps_comm *comm, const flora *grown, int64_t train, int64_
     if (cps_agree_any(comm, "folder of the data set", there)) {
         return CPS_OK;
     }
-    CPS_TRY(cps_agree(comm, "folder of the data set", first ? remove_old(grown->options) : CPS_OK));
+    CPS_TRY(cps_agree(comm, "folder of the data set", first ? clear(grown) : CPS_OK));
     CPS_TRY(write_set(comm, grown, false, train, 0, train + test));
     CPS_TRY(write_set(comm, grown, true, test, train, train + test));
     return cps_agree(comm, "texts of the data set", first ? write_texts(grown, train) : CPS_OK);
