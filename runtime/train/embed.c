@@ -161,15 +161,22 @@ static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real 
     return cps_tape_status(tape);
 }
 
+/* Components and widths of a run are those of the plan. */
+static cps_status check_components(const cps_embedder *embedder) {
+    const cps_embed *embed = &embedder->embed;
+    bool equal = embed->component_count == embedder->encoder.component_count;
+    for (int32_t c = 0; c < embed->component_count && equal; c++) {
+        equal = embed->components[c]->shape[1] == embedder->encoder.widths[c];
+    }
+    return equal ? CPS_OK : cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: components are others than while it was planned", embedder->instance->name);
+}
+
 static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_real *const *components_out) {
     cps_status status = run_side(embedder, side, planes, texts, embedder->tape);
+    status = status != CPS_OK ? status : check_components(embedder);
     for (int32_t c = 0; c < embedder->embed.component_count && status == CPS_OK; c++) {
         const cps_tensor *rows = embedder->embed.components[c];
-        if (c >= embedder->encoder.component_count || rows->shape[1] != embedder->encoder.widths[c]) {
-            status = cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: component %d changed its width", embedder->instance->name, c);
-        } else {
-            memcpy(components_out[c], rows->data, (size_t)(GRAIN * rows->shape[1]) * sizeof(cps_real));
-        }
+        memcpy(components_out[c], rows->data, (size_t)(GRAIN * rows->shape[1]) * sizeof(cps_real));
     }
     cps_tape_reset(embedder->tape);
     return status;
@@ -223,7 +230,30 @@ static cps_recipe evaluation_recipe(const cps_tower_config *config) {
     return recipe;
 }
 
-/* Components of both sides must pair; memory is the larger of the two. */
+static void take_components(cps_embedder *embedder) {
+    cps_encoder *encoder = &embedder->encoder;
+    encoder->component_count = embedder->embed.component_count;
+    for (int32_t c = 0; c < encoder->component_count; c++) {
+        encoder->widths[c] = embedder->embed.components[c]->shape[1];
+        encoder->score_weights[c] = embedder->embed.weights[c];
+    }
+}
+
+/* Components of the texts are paired with those of the images; beside features of a tower, texts that do not fit are left out. */
+static cps_status pair_components(cps_embedder *embedder) {
+    const cps_status status = check_components(embedder);
+    if (status == CPS_OK) {
+        return CPS_OK;
+    }
+    if (embedder->lone_output < 0) {
+        return cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: image and text components do not pair", embedder->instance->name);
+    }
+    embedder->sides[CPS_SIDE_TEXT].wanted = false;
+    cps_fail_clear();
+    return CPS_OK;
+}
+
+/* Both sides run on tapes that count; memory is the larger of the two. */
 static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_arena *arena = NULL;
     cps_tape *tape = NULL, *prepared = NULL;
@@ -231,25 +261,15 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &prepared);
     status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &tape);
     status = status != CPS_OK ? status : prepare(embedder, prepared);
-    cps_encoder *encoder = &embedder->encoder;
     for (int32_t side = 0; side < 2 && status == CPS_OK; side++) {
         if (!embedder->sides[side].wanted) {
             continue;
         }
         status = run_side(embedder, side, NULL, NULL, tape);
-        const cps_embed *embed = &embedder->embed;
-        for (int32_t c = 0; c < embed->component_count && status == CPS_OK; c++) {
-            if (side == CPS_SIDE_IMAGE) {
-                encoder->widths[c] = embed->components[c]->shape[1];
-                encoder->score_weights[c] = embed->weights[c];
-                encoder->component_count = c + 1;
-            } else if (c >= encoder->component_count || embed->components[c]->shape[1] != encoder->widths[c]) {
-                if (embedder->lone_output >= 0) {
-                    embedder->sides[CPS_SIDE_TEXT].wanted = false;
-                } else {
-                    status = cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: image and text components do not pair", embedder->instance->name);
-                }
-            }
+        if (status == CPS_OK && side == CPS_SIDE_IMAGE) {
+            take_components(embedder);
+        } else if (status == CPS_OK) {
+            status = pair_components(embedder);
         }
         cps_tape_reset(tape);
     }
@@ -335,8 +355,4 @@ cps_status cps_embedder_prepare(cps_embedder *embedder) {
 
 const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder) {
     return &embedder->encoder;
-}
-
-size_t cps_embedder_bytes(const cps_embedder *embedder) {
-    return cps_arena_high_water(embedder->arena);
 }

@@ -18,7 +18,7 @@ static cps_status global_fail(const cps_global *global, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "objective '%s': %s", owner_of(global)->name, text);
+    return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "%s", text);
 }
 
 cps_step_info cps_serve_global_step(const cps_global *global)

@@ -382,6 +382,18 @@ static cps_status bind_annotations(cps_grain_run *run, const cps_grain_input *in
     return cps_tape_status(input->tape);
 }
 
+/* The loss reads every slot of every grain: one that a head left out would be rows of an older step. */
+static cps_status check_emitted(const cps_grain *grain)
+{
+    const cps_stage_plan *plan = grain->plan;
+    for (int32_t s = 0; s < plan->slot_count && plan->has_loss; s++) {
+        if (plan->slots[s].owner == grain->owner && grain->emitted[s] == NULL) {
+            return cps_fail(CPS_ERR_INTERNAL, "its head did not emit '%s', which it emitted while the stage was planned: emit every slot in every grain", plan->slots[s].name);
+        }
+    }
+    return CPS_OK;
+}
+
 static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *input)
 {
     cps_stage_plan *plan = run->plan;
@@ -401,6 +413,9 @@ static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *inpu
         }
         if (status == CPS_OK) {
             status = cps_tape_status(input->tape);
+        }
+        if (status == CPS_OK) {
+            status = check_emitted(grain);
         }
         if (status != CPS_OK) {
             return cps_fail_context(status, "objective '%s', grain %lld", instance->name, (long long)input->info.grain);
@@ -435,7 +450,8 @@ cps_status cps_grain_prepare(cps_grain_run *run, const cps_grain_input *input, d
         const cps_instance *instance = &run->plan->instances[i];
         if (instance->objective->prepare != NULL && instance->count_count > 0) {
             run->grain.owner = i;
-            const cps_status status = instance->objective->prepare(instance->self, &run->grain, counts + instance->count_at);
+            cps_status status = instance->objective->prepare(instance->self, &run->grain, counts + instance->count_at);
+            status = status != CPS_OK ? status : cps_service_status(run->grain.status, run->grain.message);
             if (status != CPS_OK) {
                 return cps_fail_context(status, "objective '%s', prepare of grain %lld", instance->name, (long long)input->info.grain);
             }

@@ -163,6 +163,15 @@ static int32_t add_slot(cps_grain *grain, const char *name, int32_t view, const 
     return plan->slot_count++;
 }
 
+static bool fits_slot(const cps_stage_slot *slot, int32_t view, const cps_tensor *rows)
+{
+    bool fits = slot->view == view && slot->dtype == rows->dtype && slot->rank == rows->rank;
+    for (int32_t d = 1; d < rows->rank && fits; d++) {
+        fits = slot->shape[d] == rows->shape[d];
+    }
+    return fits;
+}
+
 void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor *rows)
 {
     const int32_t index = view_of(grain, view);
@@ -180,6 +189,10 @@ void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor
     }
     if (found < 0) {
         grain_fail(grain, "slot '%s' was not emitted while the stage was planned", slot);
+        return;
+    }
+    if (!fits_slot(&grain->plan->slots[found], index, rows)) {
+        grain_fail(grain, "emitted '%s' is of another view, type or width than while the stage was planned: these may not change", slot);
         return;
     }
     if (grain->emitted[found] != NULL) {
@@ -211,7 +224,7 @@ static int32_t term_of(cps_grain *grain, const char *name, double weight, bool i
         return found;
     }
     if (!planning(grain) || plan->term_count == CPS_STAGE_TERMS) {
-        grain_fail(grain, planning(grain) ? "more than 64 terms and reports ('%s')" : "term or report '%s' did not appear while the stage was planned", name);
+        grain_fail(grain, planning(grain) ? "too many terms and reports in one stage ('%s' is the 65th)" : "term or report '%s' did not appear while the stage was planned", name);
         return -1;
     }
     cps_stage_term *term = &plan->terms[plan->term_count];

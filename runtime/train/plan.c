@@ -6,6 +6,8 @@
 
 #include "base/numeric.h"
 
+#define MOST_STEPS INT64_C(1000000000000) /* of a stage; the maximum of the option `steps` */
+
 int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name)
 {
     for (int64_t i = 0; i < options->row_count; i++) {
@@ -40,7 +42,11 @@ static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context 
     setup->plan = plan;
     setup->context = context;
     setup->owner = index;
-    const cps_status status = instance->objective->create(setup, instance->options, &instance->self);
+    void *self = NULL;
+    const cps_status status = instance->objective->create(setup, instance->options, &self);
+    if (status == CPS_OK) {
+        instance->self = self;
+    }
     CPS_TRY(cps_service_status(setup->status, setup->message));
     return cps_fail_context(status, "%s", where);
 }
@@ -71,6 +77,10 @@ static cps_status settle_streams(cps_stage_plan *plan, const cps_stage_context *
     if (plan->steps_per_epoch == 0 && (plan->options.epochs > 0 || plan->options.steps > 0)) {
         return cps_fail(CPS_ERR_USAGE, "stages[%d]: stream '%s' has %lld usable records, fewer than one global batch of %lld: use a smaller global_batch, more data, or tail = \"keep\" for grain losses",
                         plan->index + 1, clock->name, (long long)cps_stream_epoch_samples(clock->stream), (long long)plan->options.global_batch);
+    }
+    if (plan->options.epochs > 0 && plan->steps_per_epoch > MOST_STEPS / plan->options.epochs) {
+        return cps_fail(CPS_ERR_USAGE, "stages[%d]: %lld epochs of %lld steps are too many; wanted are %lld steps at most", plan->index + 1, (long long)plan->options.epochs,
+                        (long long)plan->steps_per_epoch, (long long)MOST_STEPS);
     }
     plan->steps = plan->options.steps > 0 ? plan->options.steps : plan->options.epochs * plan->steps_per_epoch;
     return CPS_OK;
@@ -105,6 +115,17 @@ static cps_status check_batch(cps_stage_plan *plan)
     return CPS_OK;
 }
 
+static cps_status check_tail(const cps_stage_plan *plan)
+{
+    for (int32_t i = 0; i < plan->instance_count && plan->options.tail == CPS_TAIL_KEEP; i++) {
+        if (plan->instances[i].objective->loss != NULL) {
+            return cps_fail(CPS_ERR_USAGE, "stages[%d]: tail = \"keep\" is for stages of grain losses; objective '%s' compares samples of a whole batch: use tail = \"drop\"",
+                            plan->index + 1, plan->instances[i].name);
+        }
+    }
+    return CPS_OK;
+}
+
 cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context, cps_arena *arena, cps_stage_plan **plan_out)
 {
     cps_stage_plan *plan = cps_arena_alloc_zero(arena, sizeof *plan);
@@ -135,20 +156,15 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     for (int32_t i = 0; i < plan->instance_count; i++) {
         const cps_status status = create_instance(plan, context, i);
         if (status != CPS_OK) {
-            plan->instance_count = i;
+            plan->instance_count = i + 1; /* this one too, if it came into being */
             cps_stage_plan_destroy(plan);
             return status;
         }
         note_functions(plan, plan->instances[i].objective);
     }
     cps_status status = settle_streams(plan, context);
-    if (status == CPS_OK) {
-        status = choose_embed(plan);
-    }
-    if (status == CPS_OK && plan->has_loss && options->tail == CPS_TAIL_KEEP) {
-        status = cps_fail(CPS_ERR_USAGE, "stages[%d]: tail = \"keep\" is for stages of grain losses; objective '%s' compares samples of a whole batch: use tail = \"drop\"",
-                          plan->index + 1, plan->instances[0].name);
-    }
+    status = status != CPS_OK ? status : choose_embed(plan);
+    status = status != CPS_OK ? status : check_tail(plan);
     if (status != CPS_OK) {
         cps_stage_plan_destroy(plan);
         return status;

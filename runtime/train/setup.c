@@ -83,6 +83,10 @@ static int32_t stage_stream(cps_setup *setup, const char *name)
         setup_fail(setup, CPS_ERR_USAGE, "no stream '%s' in the job's data; there is %s", name, names);
         return -1;
     }
+    if (plan->stream_count == CPS_STAGE_VIEWS) {
+        setup_fail(setup, CPS_ERR_USAGE, "more than %d streams in one stage", CPS_STAGE_VIEWS);
+        return -1;
+    }
     const int32_t index = plan->stream_count++;
     plan->streams[index] = (cps_stage_stream){
         .run_stream = run_stream,
@@ -257,14 +261,12 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
                 return setup_fail(setup, CPS_ERR_USAGE, "call group '%s' has more than %d views", entry->view.group, CPS_CALL_VIEWS);
             }
             entry->call = c;
-            entry->place = call->view_count;
             call->views[call->view_count++] = index;
             call->outputs |= entry->view.outputs;
             return CPS_OK;
         }
     }
     entry->call = plan->call_count;
-    entry->place = 0;
     plan->calls[plan->call_count++] = (cps_stage_call){
         .tower = entry->tower,
         .text = entry->text,
@@ -284,17 +286,21 @@ static cps_status check_view(cps_setup *setup, const cps_view *view, const cps_t
     const cps_tower_config *config = cps_tower_get_config(tower);
     const uint32_t all = (1u << CPS_OUTPUT_KINDS) - 1;
     const uint32_t projected = CPS_PROJECTED | CPS_FEATURE | CPS_TOKENS_PROJECTED;
+    const char *name = view->name == NULL ? "view" : view->name;
+    if (view->fixed_text_count <= 0 && view->stream == NULL) {
+        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' names neither a stream nor fixed texts", name);
+    }
     if (view->outputs == 0 || (view->outputs & ~all) != 0) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' asks for outputs 0x%x; wanted some of CPS_POOLED ... CPS_TOKENS_PROJECTED", view->name, view->outputs);
+        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' asks for outputs 0x%x; wanted some of CPS_POOLED ... CPS_TOKENS_PROJECTED", name, view->outputs);
     }
     if (config->embed_dim == 0 && (view->outputs & projected) != 0) {
-        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' asks for projected outputs of tower '%s', which has no projection (embed_dim)", view->name, view->tower);
+        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' asks for projected outputs of tower '%s', which has no projection (embed_dim)", name, view->tower);
     }
     if (config->kind == CPS_TOWER_TEXT && setup->plan->tokenizer == NULL) {
-        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' reads texts, but the job has no tokenizer: add tokenizer = copse.tokenizer { merges = \"...\" }", view->name);
+        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' reads texts, but the job has no tokenizer: add tokenizer = copse.tokenizer { merges = \"...\" }", name);
     }
     if (config->kind != CPS_TOWER_TEXT && view->fixed_text_count > 0) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' gives fixed texts to tower '%s', which reads images", view->name, view->tower);
+        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' gives fixed texts to tower '%s', which reads images", name, view->tower);
     }
     return CPS_OK;
 }

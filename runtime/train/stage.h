@@ -48,7 +48,7 @@ typedef struct cps_stage_view {
     cps_tower *tower;
     bool text;
     int32_t stream; /* of the stage; -1: fixed texts */
-    int32_t call, place;
+    int32_t call;
     int32_t input;  /* of the loader; -1: fixed texts */
     int32_t owner;  /* instance that asked first: its caption function counts */
     int32_t owner_id;

@@ -155,17 +155,21 @@ static cps_status settle_learning(cps_stage_plan *plan, const bool *reached)
         param->learns = param->learns && reached[i];
         param->tensor.needs_grad = param->learns;
     }
-    if (options->lr_factor_count > 0) {
-        const char *patterns[64];
-        double factors[64];
-        const int64_t count = cps_min_i64(options->lr_factor_count, 64);
-        for (int64_t i = 0; i < count; i++) {
-            patterns[i] = options->lr_factors[i].name;
-            factors[i] = options->lr_factors[i].value;
-        }
-        return cps_params_set_lr_factors(params, patterns, factors, count);
+    const int64_t count = options->lr_factor_count;
+    const char **patterns = calloc((size_t)count + 1, sizeof *patterns);
+    double *factors = calloc((size_t)count + 1, sizeof *factors);
+    cps_status status = CPS_OK;
+    if (patterns == NULL || factors == NULL) {
+        status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory while planning a stage");
     }
-    return cps_params_set_lr_factors(params, NULL, NULL, 0);
+    for (int64_t i = 0; i < count && status == CPS_OK; i++) {
+        patterns[i] = options->lr_factors[i].name;
+        factors[i] = options->lr_factors[i].value;
+    }
+    status = status != CPS_OK ? status : cps_params_set_lr_factors(params, patterns, factors, count);
+    free(patterns);
+    free(factors);
+    return status;
 }
 
 static int64_t most_own_grains(const cps_stage_plan *plan, int32_t ranks)

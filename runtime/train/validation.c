@@ -41,6 +41,9 @@ static bool needs_more(const cps_stage_plan *plan) {
 static cps_status options_of(cps_validation *validation, const cps_stage_plan *stage, const cps_validation_loss_options *wanted, cps_stage_options *options) {
     *options = stage->options;
     const int64_t records = cps_stream_records(validation->data);
+    if (records == 0) {
+        return cps_fail(CPS_ERR_DATA, "its data has no record");
+    }
     const bool small = records < wanted->batch;
     options->global_batch = small ? records : wanted->batch;
     options->grain = small ? records : cps_min_i64(wanted->grain, wanted->batch);
@@ -56,6 +59,8 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
     options->flip = 0.0;
     options->tail = CPS_TAIL_DROP;
     options->activation_budget_mb = 0;
+    options->epochs = 1; /* the set is gone through; the stage may be a fit without steps */
+    options->steps = 0;
     options->row_count = 0;
     options->lr_factor_count = 0;
     options->train = (cps_lines){0};
@@ -110,7 +115,9 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
         .caption_stream = same_stream,
         .context = validation,
     };
-    return cps_stage_plan_create(&options, &context, validation->arena, &validation->plan);
+    CPS_TRY(cps_stage_plan_create(&options, &context, validation->arena, &validation->plan));
+    validation->plan->steps = of->steps; /* what objectives are told is the stage's */
+    return CPS_OK;
 }
 
 /* Every rank may ask for any grain; nothing is read ahead. */
