@@ -7,6 +7,14 @@ cd "$scratch" || exit 1
 check "synth draws a set" copse synth set --classes 4 --train-per-class 10 --test-per-class 4 --seed 3
 expect_one "synth where nothing can be written" any "/dev/null" copse synth /dev/null/x
 shard=$(ls set/train-*.h5 | head -n 1)
+mkdir packed killed
+cp "$shard" packed/train-00000.h5
+expect_one "synth beside shards of another origin" 64 "packed.*did not draw.*--overwrite" copse synth packed --classes 4 --train-per-class 10 --test-per-class 4 --seed 3
+check "it leaves them alone" cmp "$shard" packed/train-00000.h5
+printf unfinished >killed/synth.txt
+: >killed/train-00000.h5
+check "a killed drawing begins again" copse synth killed --classes 4 --train-per-class 10 --test-per-class 4 --seed 3
+check "to the same bytes" cmp "$shard" "killed/$(basename "$shard")"
 check "verify" copse verify "$shard"
 expect "inspect a shard" 0 'caption' copse inspect "$shard"
 cp "$shard" cut.h5

@@ -39,6 +39,9 @@ printf 'os.execute "true"\n' >os.lua
 expect_one "os.execute" 64 "os.lua:1:.*os" copse check os.lua
 printf 'return 1\n' >number.lua
 expect_one "not a job" 64 'number.lua' copse check number.lua
+check "as far as step 1" copse train good.lua --until 1 --threads 1
+expect "a run that is there already" 0 "step 1, --until 1 asks for no more" copse train good.lua --until 1 --threads 1
+check "makes no further step" test ! -e runs/good/checkpoints/step-00000002.h5
 expect_one "--set of nothing declared" 64 "'epochs'" copse check good.lua --set epochs=3
 expect_one "on two ranks it is said once" 64 "'epochs'" copse train good.lua -n 2 --set epochs=3
 finish
