@@ -98,44 +98,77 @@ static bool record_value(const cps_place *place, const char *key, char *text, si
     return any;
 }
 
-cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
+/* All values of a stream's records; the arena keeps them. */
+static cps_status collect(cps_setup *setup, const cps_stream *records, const char *stream, const char *key, cps_classes *classes_out)
 {
-    cps_stage_plan *plan = setup->plan;
-    if (setup->status != CPS_OK) {
-        return setup->status;
-    }
-    const cps_stream *records = NULL;
-    for (int32_t i = 0; i < plan->run_stream_count; i++) {
-        if (strcmp(plan->run_streams[i].name, stream) == 0) {
-            records = plan->run_streams[i].stream;
-        }
-    }
-    if (records == NULL) {
-        return cps_service_fail(&setup->status, setup->message, CPS_ERR_USAGE, "classes of '%s': the job's data has no such stream", stream);
-    }
+    cps_arena *arena = setup->plan->arena;
     class_set set = {0};
     char text[4096];
     cps_status status = CPS_OK;
     for (int64_t i = 0; i < cps_stream_records(records) && status == CPS_OK; i++) {
         cps_place place;
         cps_stream_stored(records, i, &place);
-        if (record_value(&place, key, text, sizeof text) && !insert(&set, plan->arena, text)) {
-            status = cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
+        if (record_value(&place, key, text, sizeof text) && !insert(&set, arena, text)) {
+            status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
         }
     }
     if (status == CPS_OK && set.count == 0) {
-        status = cps_service_fail(&setup->status, setup->message, CPS_ERR_DATA, "stream '%s' has no value of '%s' in any record; pack it with that column", stream, key);
+        status = cps_fail(CPS_ERR_DATA, "stream '%s' has no value of '%s' in any record; pack it with that column", stream, key);
     }
-    if (status == CPS_OK) {
-        const char **names = cps_arena_alloc(plan->arena, (size_t)set.count * sizeof *names);
-        if (names == NULL) {
-            status = cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "%s", cps_fail_message());
-        } else {
-            memcpy(names, set.names, (size_t)set.count * sizeof *names);
-            *classes_out = (cps_classes){set.count, names};
-        }
+    const char **names = status == CPS_OK ? cps_arena_alloc(arena, (size_t)set.count * sizeof *names) : NULL;
+    if (names != NULL) {
+        memcpy(names, set.names, (size_t)set.count * sizeof *names);
+        *classes_out = (cps_classes){set.count, names};
     }
     free(set.names);
     free(set.slots);
-    return status;
+    return status != CPS_OK ? status : names == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+}
+
+static bool find_list(const cps_stage_plan *plan, const char *stream, const char *key, cps_classes *classes_out)
+{
+    for (int32_t i = 0; plan != NULL && i < plan->class_list_count; i++) {
+        const cps_stage_classes *list = &plan->class_lists[i];
+        if (strcmp(list->stream, stream) == 0 && strcmp(list->key, key) == 0) {
+            *classes_out = list->classes;
+            return true;
+        }
+    }
+    return false;
+}
+
+static cps_status make_list(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
+{
+    cps_stage_plan *plan = setup->plan;
+    const cps_stream *records = NULL;
+    for (int32_t i = 0; i < plan->run_stream_count; i++) {
+        if (strcmp(plan->run_streams[i].name, stream) == 0) {
+            records = plan->run_streams[i].stream;
+        }
+    }
+    if (records == NULL || plan->class_list_count == CPS_STAGE_VIEWS) {
+        return cps_fail(CPS_ERR_USAGE, records == NULL ? "classes of '%s': the job's data has no such stream" : "classes of '%s': more than 64 class lists in one stage", stream);
+    }
+    cps_stage_classes *list = &plan->class_lists[plan->class_list_count];
+    CPS_TRY(collect(setup, records, stream, key, &list->classes));
+    list->stream = cps_arena_strdup(plan->arena, stream);
+    list->key = cps_arena_strdup(plan->arena, key);
+    if (list->stream == NULL || list->key == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    plan->class_list_count++;
+    *classes_out = list->classes;
+    return CPS_OK;
+}
+
+cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
+{
+    if (setup->status != CPS_OK) {
+        return setup->status;
+    }
+    if (find_list(setup->plan, stream, key, classes_out) || find_list(setup->context->like, stream, key, classes_out)) {
+        return CPS_OK;
+    }
+    const cps_status status = make_list(setup, stream, key, classes_out);
+    return status == CPS_OK ? CPS_OK : cps_service_fail(&setup->status, setup->message, status, "stages[%d].objective '%s': %s", setup->plan->index + 1, setup->plan->instances[setup->owner].name, cps_fail_message());
 }

@@ -111,6 +111,12 @@ typedef struct cps_stage_hold {
     int64_t steps;
 } cps_stage_hold;
 
+/* A class list that an objective asked for. */
+typedef struct cps_stage_classes {
+    const char *stream, *key;
+    cps_classes classes;
+} cps_stage_classes;
+
 typedef struct cps_side {
     bool wanted;
     cps_tower *tower;
@@ -177,6 +183,8 @@ typedef struct cps_stage_plan {
     cps_stage_hold holds[CPS_INSTANCE_IDS];
     int32_t ema_count;
     cps_stage_ema emas[CPS_STAGE_EMAS * 512];
+    int32_t class_list_count;
+    cps_stage_classes class_lists[CPS_STAGE_VIEWS];
     bool has_loss, has_grain_loss, has_fit, has_finish;
     /* Features of the frozen views while the stage runs (train/frozen.h); borrowed, NULL before. */
     const cps_frozen *frozen;
@@ -197,6 +205,7 @@ typedef struct cps_stage_context {
     int64_t steps_per_epoch; /* of the clock; 0 on the first, trial creation */
     int64_t steps;           /* of the stage; 0 on the first, trial creation, which finds them out */
     bool compute_frozen;  /* frozen views are computed in every step (validation sets), not taken from a cache */
+    const cps_stage_plan *like; /* class lists are those of this plan (a validation set may lack classes); NULL: of the streams */
     /* Makes the caption stream of a run stream. */
     cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
     void *context;

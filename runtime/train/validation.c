@@ -111,7 +111,9 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
         .index = (int32_t)stage,
         .text_context = of->context,
         .steps = of->steps,
+        .steps_per_epoch = of->steps_per_epoch,
         .compute_frozen = true,
+        .like = of,
         .caption_stream = same_stream,
         .context = validation,
     };

@@ -33,6 +33,8 @@ return copse.job {
   evaluate = {
     copse.validation_loss { name = "val", data = "set/test-*.h5", batch = 8 },
     copse.validation_loss { name = "grains", data = "set/test-*.h5", batch = 12, grain = 3, stages = { "both" } },
+    -- three records cannot show all four classes: the head keeps those of the training set
+    copse.validation_loss { name = "few", data = copse.shards { "set/test-*.h5", count = 3 }, batch = 8, stages = { "both" } },
     copse.zero_shot { name = "zs", data = "set/test-*.h5", templates = { "a photo of {}" }, stages = { "both" } },
   },
   checkpoint = copse.checkpoint { steps = 2, keep = 30 },
@@ -54,6 +56,7 @@ same() {
 expect "one rank" 0 'finish of .ridge., pass 1 over 128 samples: +mse 0' copse train job.lua --run one --threads 1
 check "fit and finish are events" grep -q '"event":"finish","objective":"ridge".*"mse":0' runs/one/events.jsonl
 check "the loss of fixed texts is validated by clip's" grep -q '"event":"evaluation","name":"val","step":12,.*"contrastive"' runs/one/events.jsonl
+check "a validation set with fewer classes" grep -q '"name":"few","step":16,.*"ce.ce":[0-9]' runs/one/events.jsonl
 check "a stage that only fits has no validation" test "$(grep -c '"name":"val"' runs/one/events.jsonl)" -eq 4
 expect "two ranks take the features from the cache" 0 "tower 'ssl'.: 128 records, 0 computed" copse train job.lua --run two -n 2 --threads 1
 same "the same bytes on two ranks" two

@@ -491,6 +491,9 @@ static void refuse(const engine_job *job, const char *words) {
     cps_step_result result;
     const cps_status status = engine_train(job, &t, &result);
     ENGINE_CHECK(status != CPS_OK);
+    if (status == CPS_ERR_PEER) { /* another rank failed: its number is told */
+        ENGINE_CHECK(strstr(cps_fail_message(), "rank ") != NULL);
+    }
     if (status != CPS_OK && strstr(cps_fail_message(), words) == NULL) {
         fprintf(stderr, "rank %d: '%s' does not say '%s'\n", cps_comm_rank(the_engine.comm),
                 cps_fail_message(), words);
