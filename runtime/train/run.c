@@ -177,6 +177,7 @@ static cps_status create_plan(cps_run *run, int64_t index, int64_t steps, int64_
         .seed = (uint64_t)run->job_options.seed,
         .parts = run->job_options.parts,
         .index = (int32_t)index,
+        .first_param = stage->first_param,
         .text_context = text == NULL ? CPS_TOKENIZER_CONTEXT : cps_tower_get_config(text)->context,
         .steps = steps,
         .steps_per_epoch = steps_per_epoch,

@@ -418,8 +418,12 @@ static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_p
                            .decay = parameter->decay, .has_bounds = parameter->bounded,
                            .minimum = parameter->minimum, .maximum = parameter->maximum};
     memcpy(spec.shape, parameter->shape, sizeof spec.shape);
-    int32_t index = -1;
-    const cps_status status = cps_params_add(cps_model_params(setup->plan->model), &spec, &index);
+    cps_params *params = cps_model_params(setup->plan->model);
+    int32_t index = cps_params_find(params, parameter->name);
+    if (index >= 0 && index < setup->context->first_param) {
+        spec.init = cps_params_at(params, index)->spec.init; /* an earlier stage gives the value */
+    }
+    const cps_status status = cps_params_add(params, &spec, &index);
     if (status != CPS_OK) {
         setup_fail(setup, status, "%s", cps_fail_message());
         return -1;

@@ -201,6 +201,7 @@ typedef struct cps_stage_context {
     uint64_t seed;
     int64_t parts;
     int32_t index;
+    int32_t first_param;  /* parameters before it are of the towers and earlier stages: they have their initial values */
     int64_t text_context; /* positions of a text */
     int64_t steps_per_epoch; /* of the clock; 0 on the first, trial creation */
     int64_t steps;           /* of the stage; 0 on the first, trial creation, which finds them out */

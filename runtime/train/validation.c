@@ -109,6 +109,7 @@ static cps_status make_plan(cps_validation *validation, int64_t stage, const cps
         .seed = (uint64_t)run->job_options.seed,
         .parts = run->job_options.parts,
         .index = (int32_t)stage,
+        .first_param = cps_params_count(cps_model_params(run->model)),
         .text_context = of->context,
         .steps = of->steps,
         .steps_per_epoch = of->steps_per_epoch,
