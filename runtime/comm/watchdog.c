@@ -11,12 +11,13 @@
 #include "comm/agree.h"
 #include "comm/comm_private.h"
 
-/* How much longer than the limit this rank waits before it speaks. */
+/* How much longer than the limit this rank waits before it speaks: launchers take a second or two
+ * to end the ranks after the first has spoken. */
 static double courtesy_seconds(const cps_comm *comm) {
     if (!comm->where.inside) {
         return 0;
     }
-    return comm->rank == 0 ? 1 : 2;
+    return comm->rank == 0 ? 3 : 6;
 }
 
 /* ": rank 2 (node7), rank 3 (node7) did not come" for rank 0 in an agreement, else "". */

@@ -112,6 +112,8 @@ static cps_status write_step(cps_loop *loop, const cps_step_result *result, doub
     cps_json_add_number(event, "exchange_seconds", result->exchange_seconds);
     if (result->skipped) {
         cps_json_add_bool(event, "skipped", true);
+        cps_json_add_string(event, "bad_tensor", result->norms.bad_name);
+        cps_json_add_number(event, "bad_rank", (double)result->norms.bad_rank);
     }
     if (result->bad_images > 0) {
         cps_json_add_number(event, "bad_images", (double)result->bad_images);

@@ -22,7 +22,7 @@ expect() {
 
 expect panic 70 '^copse: rank 2 (.*): internal error at .*comm_test.c'
 expect hang 70 '^copse: rank 2 (.*): no sign of life for 2 s in test work after'
-expect stop 70 "^copse: rank 0 (.*): no agreement in 'place of the test' for 3 s: rank 2 (.*) did not come"
+expect stop 70 "^copse: rank 0 (.*): no agreement in 'place of the test' for [5-9] s: rank 2 (.*) did not come"
 CPS_FAULT=read,1,3 expect site 137 ''
 CPS_FAULT=nonsense expect '' 64 ''
 if grep -q "CPS_FAULT is 'nonsense', 'site,rank,step' is wanted" "$output"; then
