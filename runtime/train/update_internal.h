@@ -90,7 +90,7 @@ typedef struct cps_update_region {
 /* What a rank tells the others beside its sums of squares. */
 typedef struct cps_update_verdict {
     _Alignas(double) int32_t status; /* doubles follow the struct in the gather area */
-    int32_t tensor; /* lowest with a non-finite value, -1 */
+    int32_t tensor;                  /* lowest with a non-finite value, -1 */
     char flagged[CPS_NAME_MAX];
     bool only_summed; /* `tensor` was finite in what this rank sent: another rank is to blame */
 } cps_update_verdict;
