@@ -504,3 +504,51 @@ cps_status cps_evaluate(const cps_evaluation_request *request, cps_json **metric
     *metrics_out = run.metrics;
     return CPS_OK;
 }
+
+/* ---- memory ---- */
+
+/* Features of a stream with ids and labels. */
+static size_t stream_bytes(const cps_stream *stream, const cps_encoder *encoder, int32_t threads) {
+    return cps_features_image_bytes(encoder, stream, threads) +
+           (size_t)cps_stream_records(stream) * (sizeof(uint64_t) + sizeof(int32_t));
+}
+
+static size_t zero_shot_bytes(const cps_zero_shot_options *options, const cps_stream *stream,
+                              const cps_encoder *encoder) {
+    cps_place place;
+    cps_stream_stored(stream, 0, &place);
+    const int64_t classes = cps_shard_class_count(place.shard);
+    const int64_t top = cps_min_i64(cps_max_i64(TOP_LEAST, options->top), classes);
+    const size_t prediction = sizeof(int32_t) + sizeof(cps_real);
+    return cps_class_vectors_bytes(encoder, classes, options->templates.count) +
+           2 * (size_t)(cps_stream_records(stream) * top) * prediction;
+}
+
+static size_t retrieval_bytes(const cps_stream *stream, const cps_encoder *encoder) {
+    int64_t captions = 0;
+    for (int64_t i = 0; i < cps_stream_records(stream); i++) {
+        cps_place place;
+        int64_t field;
+        captions += caption_count(stream, i, &place, &field);
+    }
+    const size_t ranks = 4 * (size_t)(captions + cps_stream_records(stream)) * sizeof(int64_t);
+    const size_t list = (size_t)captions * (sizeof(char *) + sizeof(int64_t));
+    return cps_features_text_bytes(encoder, captions) + list + ranks;
+}
+
+size_t cps_evaluation_bytes(const cps_evaluation_options *options,
+                            const cps_evaluation_streams *streams, const cps_encoder *encoder,
+                            int32_t loader_threads) {
+    if (options->kind == CPS_EVAL_VALIDATION_LOSS || cps_stream_records(streams->data) == 0) {
+        return 0;
+    }
+    size_t bytes = stream_bytes(streams->data, encoder, loader_threads);
+    if (options->kind == CPS_EVAL_ZERO_SHOT && encoder->texts != NULL) {
+        bytes += zero_shot_bytes(&options->zero_shot, streams->data, encoder);
+    } else if (options->kind == CPS_EVAL_RETRIEVAL && encoder->texts != NULL) {
+        bytes += retrieval_bytes(streams->data, encoder);
+    } else if (options->kind == CPS_EVAL_KNN) {
+        bytes += stream_bytes(streams->bank, encoder, loader_threads);
+    }
+    return bytes;
+}

@@ -53,4 +53,10 @@ typedef struct cps_evaluation_request {
 cps_status cps_evaluate(const cps_evaluation_request *request,
                         cps_json **metrics_out) CPS_MUST_CHECK;
 
+/* Local. Most bytes that an evaluation holds on a rank beside its encoder's: features, class texts,
+ * the loader. 0 for validation_loss. */
+size_t cps_evaluation_bytes(const cps_evaluation_options *options,
+                            const cps_evaluation_streams *streams, const cps_encoder *encoder,
+                            int32_t loader_threads);
+
 #endif

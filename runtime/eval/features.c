@@ -260,24 +260,31 @@ static cps_status encode_image_grain(gathering *g, cps_loader *loader, int64_t g
     return CPS_OK;
 }
 
+/* The options borrow `stream` and `input`. */
+static cps_loader_options loader_options(const cps_loader_stream *stream,
+                                         const cps_input_spec *input, int32_t threads) {
+    return (cps_loader_options){.order = CPS_ORDER_STORED,
+                                .streams = stream,
+                                .stream_count = 1,
+                                .inputs = input,
+                                .input_count = 1,
+                                .grains = 1,
+                                .parts = 1,
+                                .world_size = 1,
+                                .steps = 1,
+                                .single_use = true,
+                                .threads = threads,
+                                .ahead = 2};
+}
+
 static cps_status encode_images(gathering *g, const cps_stream *stream, int32_t loader_threads) {
     const cps_encoder *encoder = g->encoder;
     const cps_loader_stream rows = {.stream = stream, .rows = encoder->grain};
     const cps_input_spec input = {
         .kind = CPS_INPUT_IMAGE, .recipe = encoder->image_recipe, .text_input = -1};
-    const cps_loader_options options = {.order = CPS_ORDER_STORED,
-                                        .streams = &rows,
-                                        .stream_count = 1,
-                                        .inputs = &input,
-                                        .input_count = 1,
-                                        .grains = 1,
-                                        .parts = 1,
-                                        .rank = cps_comm_rank(g->comm),
-                                        .world_size = cps_comm_size(g->comm),
-                                        .steps = 1,
-                                        .single_use = true,
-                                        .threads = loader_threads,
-                                        .ahead = 2};
+    cps_loader_options options = loader_options(&rows, &input, loader_threads);
+    options.rank = cps_comm_rank(g->comm);
+    options.world_size = cps_comm_size(g->comm);
     const int64_t size = encoder->image_recipe.size;
     cps_real *planes = allocate(encoder->grain * 3, size * size, sizeof *planes);
     if (planes == NULL) {
@@ -342,4 +349,31 @@ cps_status cps_features_of_texts(cps_comm *comm, const cps_encoder *encoder,
         status = encode_texts(&g, texts, normalise);
     }
     return gathering_finish(&g, "text features", status, features_out);
+}
+
+/* ---- memory ---- */
+
+size_t cps_features_text_bytes(const cps_encoder *encoder, int64_t count) {
+    int64_t width = 0;
+    for (int32_t c = 0; c < encoder->component_count; c++) {
+        width += encoder->widths[c];
+    }
+    const size_t rows = (size_t)(cps_ceil_div(count, encoder->grain) * encoder->grain);
+    const size_t row = (size_t)width * sizeof(cps_real) + sizeof(int64_t) + 1;
+    return (rows + (size_t)encoder->grain) * row;
+}
+
+size_t cps_features_image_bytes(const cps_encoder *encoder, const cps_stream *stream,
+                                int32_t loader_threads) {
+    const cps_loader_stream rows = {.stream = stream, .rows = encoder->grain};
+    const cps_input_spec input = {
+        .kind = CPS_INPUT_IMAGE, .recipe = encoder->image_recipe, .text_input = -1};
+    const cps_loader_options options = loader_options(&rows, &input, loader_threads);
+    const size_t side = (size_t)encoder->image_recipe.size;
+    size_t loader = 0;
+    if (cps_loader_bytes(&options, &loader) != CPS_OK) {
+        loader = 0; /* creating it will say why */
+    }
+    return loader + (size_t)encoder->grain * 3 * side * side * sizeof(cps_real) +
+           cps_features_text_bytes(encoder, cps_stream_records(stream));
 }

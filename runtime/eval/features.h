@@ -39,6 +39,10 @@ cps_status cps_features_of_images(cps_comm *comm, const cps_encoder *encoder,
 cps_status cps_features_of_texts(cps_comm *comm, const cps_encoder *encoder,
                                  const char *const *texts, int64_t count, bool normalise,
                                  cps_features *features_out) CPS_MUST_CHECK;
+/* Local. Most bytes that the calls above hold on a rank, results included. */
+size_t cps_features_image_bytes(const cps_encoder *encoder, const cps_stream *stream,
+                                int32_t loader_threads);
+size_t cps_features_text_bytes(const cps_encoder *encoder, int64_t count);
 void cps_features_free(cps_features *features); /* safe on a zeroed one */
 
 /* Makes each component of each row unit length, in place: sums of squares in double; a row of

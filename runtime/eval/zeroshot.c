@@ -125,6 +125,14 @@ cps_status cps_class_vectors(cps_comm *comm, const cps_encoder *encoder, const c
     return CPS_OK;
 }
 
+size_t cps_class_vectors_bytes(const cps_encoder *encoder, int64_t count, int64_t template_count) {
+    enum { TEXT_BYTES = 256 }; /* a template filled in, generously */
+    const int64_t templates = cps_max_i64(1, template_count);
+    const int64_t block = cps_min_i64(count, cps_max_i64(1, BLOCK_TEXTS / templates));
+    return cps_features_text_bytes(encoder, block * templates) +
+           (size_t)(block * templates) * TEXT_BYTES + cps_features_text_bytes(encoder, count);
+}
+
 cps_status cps_zero_shot(cps_comm *comm, const cps_features *images, const cps_features *classes,
                          const double *weights, int64_t top, cps_predictions *predictions_out) {
     cps_predictions predictions = {0};

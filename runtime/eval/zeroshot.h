@@ -14,6 +14,8 @@
 cps_status cps_class_vectors(cps_comm *comm, const cps_encoder *encoder, const char *const *names,
                              int64_t count, const cps_lines *templates, cps_averaging averaging,
                              cps_features *vectors_out) CPS_MUST_CHECK;
+/* Local. Most bytes that it holds, the result included. */
+size_t cps_class_vectors_bytes(const cps_encoder *encoder, int64_t count, int64_t template_count);
 /* Collective. The min(top, classes) best classes of each image. */
 cps_status cps_zero_shot(cps_comm *comm, const cps_features *images, const cps_features *classes,
                          const double *weights, int64_t top,

@@ -69,13 +69,14 @@ void cps_timing_add_json(const cps_timing *timing, cps_json *object, const char 
     }
 }
 
-int64_t cps_peak_memory_bytes(void) {
+/* Line `key` of this process's status, which is in kB there. */
+static int64_t status_bytes(const char *key) {
     FILE *file = fopen("/proc/self/status", "re");
     int64_t kilobytes = 0;
     char line[256];
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, "VmHWM:", 6) == 0) {
-            kilobytes = strtoll(line + 6, NULL, 10);
+        if (strncmp(line, key, strlen(key)) == 0) {
+            kilobytes = strtoll(line + strlen(key), NULL, 10);
             break;
         }
     }
@@ -83,4 +84,12 @@ int64_t cps_peak_memory_bytes(void) {
         fclose(file);
     }
     return kilobytes * 1024;
+}
+
+int64_t cps_peak_memory_bytes(void) {
+    return status_bytes("VmHWM:");
+}
+
+int64_t cps_resident_memory_bytes(void) {
+    return status_bytes("VmRSS:");
 }

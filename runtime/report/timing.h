@@ -29,5 +29,7 @@ void cps_timing_add_json(const cps_timing *timing, cps_json *object, const char 
 /* Most resident memory this process ever had (VmHWM), in bytes; 0 where the system does not tell.
  */
 int64_t cps_peak_memory_bytes(void);
+/* Resident memory of this process now (VmRSS), in bytes; 0 where the system does not tell. */
+int64_t cps_resident_memory_bytes(void);
 
 #endif

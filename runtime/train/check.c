@@ -53,6 +53,24 @@ static double step_flop(const cps_stage_plan *plan) {
     return flop;
 }
 
+/* What a rank of `ranks` would plan for, without a run around it. */
+static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks, cps_memory_plan *memory_out) {
+    cps_loop *loop = calloc(1, sizeof *loop);
+    if (loop == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a plan");
+    }
+    loop->run = run;
+    loop->state.stage = index;
+    cps_status status = cps_loop_open_validations(loop);
+    status = status != CPS_OK ? status : cps_step_plan(run->stages[index].plan, ranks, &run->stages[index].memory);
+    if (status == CPS_OK) {
+        *memory_out = cps_loop_memory(loop, ranks);
+    }
+    cps_loop_close_embedder(loop);
+    free(loop);
+    return status;
+}
+
 static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
     cps_run_stage *stage = &run->stages[index];
     cps_stage_plan *plan = stage->plan;
@@ -61,7 +79,8 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
         return cps_fail(CPS_ERR_USAGE, "stages[%lld]: %d ranks, but the global batch has %lld parts: use at most %lld ranks, a smaller grain, or set parts in the job", (long long)index + 1, ranks,
                         (long long)parts, (long long)parts);
     }
-    CPS_TRY(cps_step_plan(plan, ranks, &stage->memory));
+    cps_memory_plan memory = {0};
+    CPS_TRY(plan_memory(run, index, ranks, &memory));
     int64_t elements = 0;
     const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
     cps_log(CPS_LOG_INFO, "stage '%s': %lld steps, %lld an epoch; global batch %lld = %lld grains of %lld in %lld parts", plan->options.name, (long long)plan->steps,
@@ -75,9 +94,10 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
             CPS_TRY(report_captions(run, plan, stream));
         }
     }
-    const cps_memory_plan memory = cps_loop_memory(run, index);
-    cps_log(CPS_LOG_INFO, "  memory of a rank (of %d): %.0f MiB: weights %.0f, gradients and optimizer %.0f, activations %.0f, loader %.0f", ranks, (double)memory.total_bytes / 1048576.0,
-            (double)memory.weights_bytes / 1048576.0, (double)memory.update_bytes / 1048576.0, (double)memory.step_bytes / 1048576.0, (double)memory.loader_bytes / 1048576.0);
+    const double mib = 1048576.0;
+    cps_log(CPS_LOG_INFO, "  memory of a rank (of %d): %.0f MiB: weights %.0f, gradients and optimizer %.0f, activations %.0f, loader %.0f, evaluation %.0f, program %.0f", ranks,
+            (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib, (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
+            (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib, (double)memory.program_bytes / mib);
     const double flop = step_flop(plan);
     cps_log(CPS_LOG_INFO, "  a step is at most %.2f TFLOP, the stage %.0f; at 100 GFLOP/s a core, %.1f hours on %d cores", flop * 1e-12, flop * 1e-12 * (double)plan->steps,
             flop * (double)plan->steps / (1e11 * (double)ranks * (double)run->options.threads) / 3600.0, ranks * run->options.threads);

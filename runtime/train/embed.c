@@ -29,6 +29,7 @@ struct cps_embedder {
     int32_t lone_output; /* features of a tower: bit index; -1: the objective's embed */
     cps_side sides[2];
     cps_arena *arena;
+    size_t bytes;       /* planned */
     cps_tape *prepared; /* of prepare_embed: lives until the next one, below the grains' tape */
     cps_tape *tape;
     cps_tensor *kept[KEPT];
@@ -313,6 +314,7 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower, const
     embedder->encoder.images = encode_images;
     embedder->encoder.texts = embedder->sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
     embedder->encoder.image_recipe = evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
+    embedder->bytes = bytes;
     CPS_TRY(cps_arena_create("evaluation", bytes, true, &embedder->arena));
     CPS_TRY(cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->prepared));
     return cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->tape);
@@ -355,4 +357,8 @@ cps_status cps_embedder_prepare(cps_embedder *embedder) {
 
 const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder) {
     return &embedder->encoder;
+}
+
+size_t cps_embedder_bytes(const cps_embedder *embedder) {
+    return embedder->bytes + GRAIN * (size_t)embedder->plan->context * sizeof(int32_t);
 }

@@ -14,5 +14,7 @@ void cps_embedder_destroy(cps_embedder *embedder); /* NULL-safe */
 /* Runs prepare_embed with the parameters as they are now; before each evaluation. */
 cps_status cps_embedder_prepare(cps_embedder *embedder) CPS_MUST_CHECK;
 const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder); /* borrowed */
+/* What encoding a grain of either side takes, as planned at creation. */
+size_t cps_embedder_bytes(const cps_embedder *embedder);
 
 #endif

@@ -83,7 +83,7 @@ static cps_status open_machinery(cps_loop *loop) {
     return cps_agree(run->comm, "beginning a stage", open_step(loop));
 }
 
-static void announce_stage(const cps_loop *loop) {
+static void announce_stage(cps_loop *loop) {
     const cps_run *run = loop->run;
     const cps_run_stage *stage = &run->stages[loop->state.stage];
     const cps_stage_plan *plan = stage->plan;
@@ -92,10 +92,14 @@ static void announce_stage(const cps_loop *loop) {
     cps_log(CPS_LOG_INFO, "stage '%s': objective %s%s, %lld steps, global batch %lld = %lld grains of %lld in %lld parts; %lld parameters in %d tensors learn",
             plan->options.name, plan->instances[0].name, plan->instance_count > 1 ? " and others" : "", (long long)plan->steps, (long long)plan->options.global_batch,
             (long long)plan->grains, (long long)plan->options.grain, (long long)cps_min_i64(plan->grains, plan->parts), (long long)elements, tensors);
-    const cps_memory_plan memory = cps_loop_memory(run, loop->state.stage);
-    cps_log(CPS_LOG_INFO, "memory planned for each rank: %.0f MiB (weights %.0f, gradients and optimizer %.0f, activations %.0f with %lld of %lld recordings kept, loader %.0f)",
-            (double)memory.total_bytes / 1048576.0, (double)memory.weights_bytes / 1048576.0, (double)memory.update_bytes / 1048576.0,
-            (double)memory.step_bytes / 1048576.0, (long long)stage->memory.kept, (long long)stage->memory.own_grains, (double)memory.loader_bytes / 1048576.0);
+    const cps_memory_plan memory = cps_loop_memory(loop, cps_comm_size(run->comm));
+    loop->planned_bytes = cps_max_size(loop->planned_bytes, memory.total_bytes);
+    const double mib = 1048576.0;
+    cps_log(CPS_LOG_INFO,
+            "memory planned for each rank: %.0f MiB (weights %.0f, gradients and optimizer %.0f, activations %.0f with %lld of %lld recordings kept, loader %.0f, evaluation %.0f, program %.0f)",
+            (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib, (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
+            (long long)stage->memory.kept, (long long)stage->memory.own_grains, (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib,
+            (double)memory.program_bytes / mib);
 }
 
 static cps_status open_stage(cps_loop *loop, const char *resume_from) {

@@ -52,6 +52,7 @@ typedef struct cps_loop {
     /* of this process */
     int64_t samples;
     double step_seconds, product_seconds;
+    size_t planned_bytes; /* most of the stages so far */
     /* evaluations */
     cps_embedder *embedder; /* of the stage's objective */
     struct cps_validation **validations; /* [evaluations], of the stage; NULL where none */
@@ -76,10 +77,15 @@ cps_status cps_loop_open_reports(cps_loop *loop) CPS_MUST_CHECK; /* Collective *
 cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) CPS_MUST_CHECK; /* Local */
 cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) CPS_MUST_CHECK;
 void cps_loop_finish_report(cps_loop *loop); /* Collective: the table */
+
+/* memory.c; Local. What the stage at work takes on the rank with the most, of `ranks`, as an upper bound: its step is planned and its validations are open. */
 typedef struct cps_memory_plan {
-    size_t weights_bytes, update_bytes, step_bytes, loader_bytes, total_bytes;
+    size_t program_bytes; /* the process as it is without all that follows, BLAS and MPI at work, pictures being decoded */
+    size_t weights_bytes, update_bytes, step_bytes, loader_bytes;
+    size_t evaluation_bytes; /* beside the stage's machinery, which stays */
+    size_t total_bytes;
 } cps_memory_plan;
-cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage);
+cps_memory_plan cps_loop_memory(const cps_loop *loop, int32_t ranks);
 
 /* evaluation.c; Collective. Which evaluations are due: after a step; at a stage's end, all of the stage; those of the stage's end that were
  * not due after its last step. */

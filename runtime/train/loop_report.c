@@ -185,24 +185,7 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
     return status;
 }
 
-/* ---- memory, the end ------------------------------------------------------------------------------------------------------- */
-
-cps_memory_plan cps_loop_memory(const cps_run *run, int64_t stage) {
-    const cps_run_stage *at = &run->stages[stage];
-    cps_memory_plan plan = {.weights_bytes = cps_params_bytes(cps_model_params(run->model)), .step_bytes = at->memory.total_bytes + cps_frozen_bytes(at->plan)};
-    const cps_updater_options options = {
-        .comm = run->comm, .params = cps_model_params(run->model), .parts = at->plan->grains < at->plan->parts ? at->plan->grains : at->plan->parts,
-        .optimizer_kind = at->plan->options.optimizer_kind, .optimizer = at->plan->options.optimizer, .lr = at->lr, .weight_decay = at->weight_decay,
-        .steps = at->plan->steps, .world = run->job_options.reproducible == CPS_REPRODUCIBLE_WORLD};
-    if (at->plan->steps > 0 && cps_updater_bytes(&options, &plan.update_bytes) != CPS_OK) {
-        plan.update_bytes = 0;
-    }
-    if (cps_run_loader_bytes(run, stage, &plan.loader_bytes) != CPS_OK) {
-        plan.loader_bytes = 0;
-    }
-    plan.total_bytes = plan.weights_bytes + plan.update_bytes + plan.step_bytes + plan.loader_bytes;
-    return plan;
-}
+/* ---- the end ------------------------------------------------------------------------------------------------------- */
 
 /* Most of any rank. Collective. */
 static int64_t most(cps_loop *loop, int64_t own) {
@@ -238,6 +221,9 @@ void cps_loop_finish_report(cps_loop *loop) {
         }
         free(text);
         cps_json_destroy(events);
+        if (loop->planned_bytes > 0) {
+            cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned", (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
+        }
         cps_log(CPS_LOG_INFO, "products took %.0f %% of the steps' time; everything of the run is in '%s'", loop->step_seconds > 0.0 ? 100.0 * loop->product_seconds / loop->step_seconds : 0.0,
                 loop->folder);
     }

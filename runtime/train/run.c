@@ -14,6 +14,7 @@
 #include "comm/agree.h"
 #include "eval/config.h"
 #include "model/weights.h"
+#include "report/timing.h"
 #include "tensor/gemm.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -421,6 +422,7 @@ cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *jo
         cps_run_close(run);
         return status;
     }
+    run->program_bytes = (size_t)cps_resident_memory_bytes();
     *run_out = run;
     return CPS_OK;
 }

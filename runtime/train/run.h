@@ -46,6 +46,7 @@ typedef struct cps_run {
     int64_t evaluation_count;
     cps_run_evaluation *evaluations;
     int32_t loader_threads;
+    size_t program_bytes;  /* resident when all of this was open: program, libraries, tables, indexes */
     uint8_t *from_weights; /* [parameters] weights of the job gave the value */
 } cps_run;
 

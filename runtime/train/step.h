@@ -21,6 +21,8 @@ typedef struct cps_step_memory {
 /* Local. Sets which parameters learn: those the stage's objectives reach, cut to `train` patterns; with lr factors. Learns slots, terms and
  * reports by a planning run. After cps_params_allocate or before. The memory is that of the rank with the most. */
 cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out) CPS_MUST_CHECK;
+/* The same for a step that only validates: nothing is recorded but the loss. */
+cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out) CPS_MUST_CHECK;
 
 cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_memory *memory, cps_updater *updater, cps_step **step_out) CPS_MUST_CHECK;
 void cps_step_destroy(cps_step *step); /* NULL-safe */

@@ -239,6 +239,40 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *m
     return status;
 }
 
+/* Bytes of a grain's forward without recording. */
+static cps_status plan_plain(cps_stage_plan *plan, size_t *bytes_out)
+{
+    bool needs_grad[CPS_STAGE_SLOTS];
+    for (int32_t s = 0; s < plan->slot_count; s++) {
+        needs_grad[s] = plan->slots[s].needs_grad;
+    }
+    cps_params_pause(cps_model_params(plan->model), true); /* a planning tape records whatever asks for a gradient */
+    planner p;
+    cps_status status = open_planner(plan, &p);
+    status = status != CPS_OK ? status : plan_grain(&p);
+    cps_params_pause(cps_model_params(plan->model), false);
+    if (status == CPS_OK) {
+        *bytes_out = cps_arena_high_water(p.arena);
+    }
+    close_planner(&p);
+    for (int32_t s = 0; s < plan->slot_count; s++) {
+        plan->slots[s].needs_grad = needs_grad[s];
+    }
+    return status;
+}
+
+cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out)
+{
+    cps_step_memory memory;
+    size_t plain_bytes = 0;
+    CPS_TRY(cps_step_plan(plan, ranks, &memory));
+    CPS_TRY(plan_plain(plan, &plain_bytes));
+    memory.kept = 0;
+    memory.total_bytes = cps_max_size(plain_bytes, memory.loss_bytes) + memory.slot_bytes;
+    *memory_out = memory;
+    return CPS_OK;
+}
+
 /* ---- slots ------------------------------------------------------------------------------------------------------------- */
 
 static int64_t clock_rows(const cps_stage_plan *plan, const cps_step_place *place, int64_t grain)

@@ -27,6 +27,8 @@ typedef struct cps_updater_options {
     int64_t steps;
     double grad_clip_norm; /* of the global norm; 0: none */
     double clip_tensor;    /* of each tensor's norm; 0: none */
+    /* For cps_updater_bytes alone: as rank plan_rank of so many; 0: as this rank of comm. */
+    int32_t plan_ranks, plan_rank;
     bool world; /* canonical tree over parts; false: every rank's parts added in order, "run"
                    reproducibility */
 } cps_updater_options;

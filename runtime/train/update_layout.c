@@ -13,8 +13,9 @@ static int64_t padded(int64_t count) {
 }
 
 static void count_all(const cps_updater_options *options, cps_update_layout *layout) {
-    layout->ranks = cps_comm_size(options->comm);
-    layout->rank = cps_comm_rank(options->comm);
+    const bool planning = options->plan_ranks > 0;
+    layout->ranks = planning ? options->plan_ranks : cps_comm_size(options->comm);
+    layout->rank = planning ? options->plan_rank : cps_comm_rank(options->comm);
     layout->param_count = cps_params_count(options->params);
     for (int32_t i = 0; i < layout->param_count; i++) {
         const cps_param *param = cps_params_at(options->params, i);

@@ -20,6 +20,7 @@ struct cps_validation {
     cps_step *step;
     cps_loader *loader;
     int64_t batches, rows;
+    size_t bytes; /* of step and loader */
 };
 
 static cps_status same_stream(void *context, int32_t index, const cps_stream **stream_out) {
@@ -141,6 +142,9 @@ static cps_status make_loader(cps_validation *validation) {
         .threads = 0,
         .ahead = 1,
     };
+    size_t bytes = 0;
+    CPS_TRY(cps_loader_bytes(&options, &bytes));
+    validation->bytes += bytes;
     CPS_TRY(cps_loader_create(&options, &validation->loader));
     return cps_loader_seek(validation->loader, 0);
 }
@@ -168,9 +172,12 @@ cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_eval
     cps_validation *validation = NULL;
     cps_step_memory memory = {0};
     cps_status status = begin(run, stage, evaluation, &validation);
-    status = status != CPS_OK ? status : cps_step_plan(validation->plan, cps_comm_size(run->comm), &memory);
+    status = status != CPS_OK ? status : cps_step_plan_validation(validation->plan, cps_comm_size(run->comm), &memory);
     status = status != CPS_OK ? status : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
-    status = status != CPS_OK ? status : make_loader(validation);
+    if (status == CPS_OK) {
+        validation->bytes = memory.total_bytes;
+        status = make_loader(validation);
+    }
     if (status != CPS_OK) {
         cps_validation_destroy(validation);
         return cps_fail_context(status, "evaluation '%s'", evaluation->options->name);
@@ -188,6 +195,10 @@ void cps_validation_destroy(cps_validation *validation) {
     cps_stage_plan_destroy(validation->plan);
     cps_arena_destroy(validation->arena);
     free(validation);
+}
+
+size_t cps_validation_bytes(const cps_validation *validation) {
+    return validation->bytes;
 }
 
 cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) {

@@ -9,6 +9,7 @@ typedef struct cps_validation cps_validation;
 
 /* Plans and allocates. Changes which parameters learn: plan the stage's own step after it. */
 cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) CPS_MUST_CHECK;
+size_t cps_validation_bytes(const cps_validation *validation); /* that it may come to use */
 void cps_validation_destroy(cps_validation *validation); /* NULL-safe */
 /* *metrics_out: loss, the terms, batches, samples, bad_images. The caller destroys it. */
 cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) CPS_MUST_CHECK;
