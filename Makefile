@@ -227,8 +227,13 @@ tidy: program $(double_plugins)
 	@$(test_environment) ENGINE_CFLAGS='$(subst ','\'',$(engine_cflags) $(foreign))' PLUGIN_CFLAGS='$(plugin_cflags)' tests/tidy.sh
 
 bench_programs := $(patsubst %.c,$(root)/%,$(wildcard tests/bench/*_bench.c))
+# All of the program, with clocks between its parts: see the file.
+probe_wraps := cps_products cps_gemm cps_gemm_exact cps_gemm_serial cps_openblas_real cps_step_run cps_loop_checkpoint \
+               cps_loop_finish_report
+$(root)/step_probe: $(root)/obj/tests/bench/step_probe.o $($(REAL)_main) $(root)/libcopse.a
+	$(call quiet,LD)$(CC) $(sanitize) $^ -o $@ $(patsubst %,-Wl$(comma)--wrap=%,$(probe_wraps)) $(pkg_libs) $(LDFLAGS)
 .PHONY: bench
-bench: $(bench_programs) program
+bench: $(bench_programs) $(root)/step_probe program
 	@for program in $(bench_programs) $(call scripts,bench); do $(test_environment) $$program || exit; done
 
 # ---- demo ---------------------------------------------------------------------------------------------------------------
