@@ -83,8 +83,10 @@ show_step() {
 # The plan and VmHWM, as the program prints them.
 show_memory() {
     sed -n 's/^peak memory of a rank: \([0-9]*\) MiB of \([0-9]*\) MiB planned$/\1 \2/p' "$scratch/log" | awk -v name="$1" '
-        { printf "%s: peak %d MiB of %d MiB planned, %.3f (wanted 0.900 to 1: %s)\n", name, $1, $2, $1 / $2, \
-                 $1 <= $2 && $1 >= 0.9 * $2 ? "ok" : "NOT" }'
+        {
+            verdict = ($1 <= $2 && $1 >= 0.9 * $2) ? "ok" : "NOT"
+            printf "%s: peak %d MiB of %d MiB planned, %.3f (wanted 0.900 to 1: %s)\n", name, $1, $2, $1 / $2, verdict
+        }'
 }
 
 cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
