@@ -232,7 +232,6 @@ static cps_status run_steps(cps_loop *loop, cps_due *due_out) {
     *due_out = plan->has_finish ? CPS_DUE_STAGE_END : loop->state.data_step < plan->steps ? CPS_DUE_REST : CPS_DUE_NOTHING;
     if (stop && loop->state.data_step < plan->steps) {
         cps_log(CPS_LOG_INFO, "stage '%s' ends early after %lld of %lld steps", plan->options.name, (long long)loop->state.data_step, (long long)plan->steps);
-        loop->state.steps_cut += plan->steps - loop->state.data_step;
     }
     return CPS_OK;
 }
@@ -269,9 +268,7 @@ static cps_status run_stage(cps_loop *loop, const char *resume_from) {
         CPS_TRY(cps_loop_fit(loop, false, &fit_ends_stage));
         loop->state.fit_done = true;
         loop->state.dirty = true;
-        if (fit_ends_stage) {
-            loop->state.steps_cut += plan->steps;
-        } else if (plan->steps > 0) {
+        if (!fit_ends_stage && plan->steps > 0) {
             CPS_TRY(checkpoint(loop));
         }
     }
@@ -292,7 +289,7 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     while (loop->state.stage < run->stage_count && !loop->left) {
         if (loop->state.stage_done) {
             resume_from = NULL; /* of another stage: its optimizer state ends with it */
-            loop->state = (cps_loop_state){.stage = loop->state.stage + 1, .steps_before = cps_loop_step(loop), .steps_cut = loop->state.steps_cut, .skipped = loop->state.skipped,
+            loop->state = (cps_loop_state){.stage = loop->state.stage + 1, .steps_before = cps_loop_step(loop), .skipped = loop->state.skipped,
                                            .bad_images = loop->state.bad_images, .best_step = loop->state.best_step, .best_value = loop->state.best_value,
                                            .has_best = loop->state.has_best, .table = loop->state.table, .written_step = -1};
             if (loop->state.stage == run->stage_count) {

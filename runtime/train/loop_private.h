@@ -16,7 +16,6 @@ typedef struct cps_loop_state {
     int64_t data_step;    /* of the stage: done */
     int64_t update;       /* updates of the stage */
     int64_t steps_before; /* steps of the stages before, as they ended */
-    int64_t steps_cut;    /* planned steps that early ends left out */
     int64_t skipped, skipped_in_row, bad_images;
     bool has_best;
     double best_value;

@@ -451,14 +451,6 @@ void cps_run_close(cps_run *run) {
     free(run);
 }
 
-int64_t cps_run_steps_before(const cps_run *run, int64_t stage) {
-    int64_t steps = 0;
-    for (int64_t i = 0; i < stage; i++) {
-        steps += run->stages[i].plan->steps;
-    }
-    return steps;
-}
-
 /* ---- first values --------------------------------------------------------------------------------------------------------------------- */
 
 static void report_weights(const char *path, const cps_weights_report *report) {

@@ -72,7 +72,5 @@ bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *sta
 /* At the begin of a stage: parameters that the stage declared first as copies of others (moving averages too) take the values that their
  * sources have by now, unless weights gave them one. Local; the same on every rank. */
 void cps_run_begin_stage(cps_run *run, int64_t stage);
-/* Steps of all stages before `stage`. */
-int64_t cps_run_steps_before(const cps_run *run, int64_t stage);
 
 #endif

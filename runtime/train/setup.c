@@ -470,14 +470,28 @@ static cps_numbers keep_numbers(cps_setup *setup, const cps_numbers *numbers)
     return (cps_numbers){values == NULL ? 0 : numbers->count, values};
 }
 
-static cps_status add_ema(cps_setup *setup, int32_t source, int32_t param, cps_numbers momentum)
+static cps_status add_ema(cps_setup *setup, int32_t param, cps_numbers momentum)
 {
     cps_stage_plan *plan = setup->plan;
     if (plan->ema_count == (int32_t)(sizeof plan->emas / sizeof plan->emas[0])) {
         return setup_fail(setup, CPS_ERR_USAGE, "more than %d moving averages", plan->ema_count);
     }
-    plan->emas[plan->ema_count++] = (cps_stage_ema){param, source, momentum};
+    plan->emas[plan->ema_count++] = (cps_stage_ema){param, momentum};
     return CPS_OK;
+}
+
+/* Whether every parameter of `to` is the moving average of its fellow in `from`. */
+static bool follows(cps_params *params, const cps_tower *from, const cps_tower *to)
+{
+    int32_t count = 0, to_count = 0;
+    const int32_t *sources = cps_tower_params(from, &count);
+    const int32_t *copies = cps_tower_params(to, &to_count);
+    bool all = count == to_count;
+    for (int32_t i = 0; i < count && all; i++) {
+        const cps_param_spec *spec = &cps_params_at(params, copies[i])->spec;
+        all = spec->kind == CPS_PARAM_EMA && same_text(spec->ema_of, cps_params_at(params, sources[i])->name);
+    }
+    return all;
 }
 
 cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char *name, const cps_numbers *momentum)
@@ -502,15 +516,14 @@ cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char 
             return setup_fail(setup, status, "%s", cps_fail_message());
         }
     }
-    int32_t count = 0, to_count = 0;
-    const int32_t *sources = cps_tower_params(from, &count);
-    const int32_t *copies = cps_tower_params(to, &to_count);
-    if (count != to_count) {
+    int32_t count = 0;
+    const int32_t *copies = cps_tower_params(to, &count);
+    if (!follows(cps_model_params(model), from, to)) {
         return setup_fail(setup, CPS_ERR_USAGE, "tower '%s' exists already and is no copy of '%s'", name, source);
     }
     const cps_numbers table = keep_numbers(setup, momentum);
     for (int32_t i = 0; i < count; i++) {
-        CPS_TRY(add_ema(setup, sources[i], copies[i], table));
+        CPS_TRY(add_ema(setup, copies[i], table));
     }
     return CPS_OK;
 }
@@ -533,7 +546,7 @@ cps_status cps_serve_setup_ema_parameter(cps_setup *setup, int32_t source, const
     if (status != CPS_OK) {
         return setup_fail(setup, status, "%s", cps_fail_message());
     }
-    CPS_TRY(add_ema(setup, instance->params[source], index, keep_numbers(setup, momentum)));
+    CPS_TRY(add_ema(setup, index, keep_numbers(setup, momentum)));
     *id_out = add_id(setup, index, -1);
     return *id_out < 0 ? setup->status : CPS_OK;
 }

@@ -101,7 +101,7 @@ typedef struct cps_stage_buffer {
 } cps_stage_buffer;
 
 typedef struct cps_stage_ema {
-    int32_t param, source; /* of the model */
+    int32_t param; /* of the model; its description names the source */
     cps_numbers momentum;
 } cps_stage_ema;
 

@@ -67,7 +67,6 @@ static cps_json *state_json(const cps_loop *loop) {
     cps_json_add_number(json, "data_step", (double)state->data_step);
     cps_json_add_number(json, "update", (double)state->update);
     cps_json_add_number(json, "steps_before", (double)state->steps_before);
-    cps_json_add_number(json, "steps_cut", (double)state->steps_cut);
     cps_json_add_number(json, "skipped", (double)state->skipped);
     cps_json_add_number(json, "skipped_in_row", (double)state->skipped_in_row);
     cps_json_add_number(json, "bad_images", (double)state->bad_images);
@@ -94,7 +93,6 @@ static cps_status state_from(const cps_json *json, const cps_loop *loop, cps_loo
         .data_step = cps_json_get_integer(json, "data_step", -1),
         .update = cps_json_get_integer(json, "update", 0),
         .steps_before = cps_json_get_integer(json, "steps_before", 0),
-        .steps_cut = cps_json_get_integer(json, "steps_cut", 0),
         .skipped = cps_json_get_integer(json, "skipped", 0),
         .skipped_in_row = cps_json_get_integer(json, "skipped_in_row", 0),
         .bad_images = cps_json_get_integer(json, "bad_images", 0),

@@ -94,7 +94,7 @@ static cps_status plan_loss(planner *p, const cps_step_place *place)
 {
     cps_stage_plan *plan = p->plan;
     const int64_t own_grains = place->last_grain - place->first_grain;
-    cps_slot_memory slots = {.own_grains = own_grains};
+    cps_slot_memory slots;
     CPS_TRY(cps_slot_memory_create(plan, own_grains, &slots));
     cps_slot_begin(&slots, plan, place);
     cps_tape_reset(p->loss); /* of another rank's place */
@@ -315,7 +315,7 @@ static void *aligned(size_t bytes)
 
 cps_status cps_slot_memory_create(const cps_stage_plan *plan, int64_t own_grains, cps_slot_memory *slots)
 {
-    *slots = (cps_slot_memory){.own_grains = own_grains};
+    *slots = (cps_slot_memory){0};
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const cps_stage_slot *slot = &plan->slots[s];
         const size_t elements = (size_t)(most_slot_rows(plan, s, own_grains) * slot->width);

@@ -11,7 +11,6 @@ typedef struct cps_slot_memory {
     int64_t *grain_row[CPS_STAGE_SLOTS];  /* [own grains + 1] first own row of each own grain */
     int64_t *part_offset[CPS_STAGE_SLOTS];
     cps_layout layouts[CPS_STAGE_SLOTS];
-    int64_t own_grains;
 } cps_slot_memory;
 
 size_t cps_slot_memory_bytes(const cps_stage_plan *plan, int64_t own_grains);
