@@ -66,21 +66,17 @@ judge() { # judge NAME CODE PATTERN
     fi
 }
 
-run() { # run COMMAND...: sets code and seconds, fills $output; $limit seconds at most
+run() { # run COMMAND...: sets code and seconds, fills $output. Programs get $limit seconds, functions what the script gets.
     start=$(date +%s)
-    "$@" >"$output" 2>&1 </dev/null &
-    job=$!
-    (
-        sleep "$limit" &
-        nap=$!
-        trap 'kill $nap' TERM
-        wait $nap && kill -KILL $job
-    ) >/dev/null 2>&1 &
-    guard=$!
-    wait $job
+    if [ "$1" = copse ]; then
+        shift
+        set -- "$COPSE" "$@"
+    fi
+    case $(command -v "$1") in
+    */*) timeout -k 5 "$limit" "$@" >"$output" 2>&1 </dev/null ;;
+    *) "$@" >"$output" 2>&1 </dev/null ;;
+    esac
     code=$?
-    kill $guard 2>/dev/null
-    wait $guard 2>/dev/null
     seconds=$(($(date +%s) - start))
 }
 
