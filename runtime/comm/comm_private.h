@@ -38,7 +38,8 @@ struct cps_comm {
     int32_t *answers;             /* [size] rank 0: what each rank said in an agreement */
     MPI_Request *requests;        /* [size] */
     int *done;                    /* [size] */
-    atomic_bool *arrived;         /* [size] rank 0: who has said it, for the watchdog */
+    atomic_bool *arrived;         /* [size] whom this rank does not wait for, for the watchdog: in
+                                     agreements rank 0 knows, in exchanges every rank */
     atomic_bool counting_arrived; /* the flags above are in use */
 
     pthread_mutex_t lock; /* of `where` */

@@ -15,6 +15,7 @@ typedef struct transfers {
     MPI_Comm channel;
     MPI_Request *requests; /* [capacity], [0, active) under way */
     int *expected;         /* [capacity] bytes of a receive; -1: a send */
+    int32_t *peers;        /* [capacity] */
     int *finished;         /* [capacity] */
     MPI_Status *statuses;  /* [capacity] */
     int64_t active, capacity;
@@ -32,6 +33,7 @@ struct cps_pending_gather {
 static void free_transfers(transfers *set) {
     free(set->requests);
     free(set->expected);
+    free(set->peers);
     free(set->finished);
     free(set->statuses);
 }
@@ -46,11 +48,14 @@ static bool reserve(transfers *set, int64_t capacity) {
     set->requests = requests != NULL ? requests : set->requests;
     int *expected = realloc(set->expected, count * sizeof *expected);
     set->expected = expected != NULL ? expected : set->expected;
+    int32_t *peers = realloc(set->peers, count * sizeof *peers);
+    set->peers = peers != NULL ? peers : set->peers;
     int *finished = realloc(set->finished, count * sizeof *finished);
     set->finished = finished != NULL ? finished : set->finished;
     MPI_Status *statuses = realloc(set->statuses, count * sizeof *statuses);
     set->statuses = statuses != NULL ? statuses : set->statuses;
-    if (requests == NULL || expected == NULL || finished == NULL || statuses == NULL) {
+    if (requests == NULL || expected == NULL || peers == NULL || finished == NULL ||
+        statuses == NULL) {
         return false;
     }
     set->capacity = capacity;
@@ -74,6 +79,7 @@ static void start_piece(transfers *set, int32_t peer, int32_t tag, char *bytes, 
     }
     MPI_Request *request = &set->requests[set->active];
     set->expected[set->active] = sending ? -1 : piece;
+    set->peers[set->active] = peer;
     if (sending) {
         cps_comm_check(set->comm,
                        MPI_Isend(bytes, piece, MPI_BYTE, peer, tag, set->channel, request),
@@ -119,6 +125,7 @@ static void retire(transfers *set, int count) {
         if (set->requests[i] != MPI_REQUEST_NULL) {
             set->requests[kept] = set->requests[i];
             set->expected[kept] = set->expected[i];
+            set->peers[kept] = set->peers[i];
             kept++;
         }
     }
@@ -139,11 +146,24 @@ static void poll(transfers *set) {
     }
 }
 
+/* Tells the watchdog whom this rank waits for. */
+static void name_awaited(const transfers *set) {
+    atomic_bool *arrived = set->comm->arrived;
+    for (int32_t r = 0; r < set->comm->size; r++) {
+        atomic_store(&arrived[r], true);
+    }
+    for (int64_t i = 0; i < set->active; i++) {
+        atomic_store(&arrived[set->peers[i]], false);
+    }
+}
+
 static void finish(transfers *set) {
     if (set->active == 0) {
         return;
     }
     cps_comm_enter(set->comm, set->place);
+    name_awaited(set);
+    atomic_store(&set->comm->counting_arrived, true);
     while (set->active > 0) {
         int count;
         cps_comm_check(set->comm,
@@ -151,8 +171,10 @@ static void finish(transfers *set) {
                                     set->statuses),
                        "MPI_Waitsome");
         retire(set, count);
+        name_awaited(set);
         cps_comm_alive(set->comm);
     }
+    atomic_store(&set->comm->counting_arrived, false);
     cps_comm_leave(set->comm);
 }
 

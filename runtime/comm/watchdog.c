@@ -1,6 +1,6 @@
 /* A thread that looks at this rank's last sign of life. A rank stuck in its own work is the first
- * to notice itself; of the ranks that wait in a collective rank 0 speaks first, since it knows who
- * is missing; the others leave it some seconds. */
+ * to notice itself; of those that wait in a collective a rank that knows who is missing speaks
+ * first. The others leave it some seconds, in which the launcher ends them. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,19 +17,20 @@ static double courtesy_seconds(const cps_comm *comm) {
     if (!comm->where.inside) {
         return 0;
     }
-    return comm->rank == 0 ? 3 : 6;
+    const double turn = comm->rank < 3 ? 2 * comm->rank : 6;
+    return (atomic_load(&comm->counting_arrived) ? 3 : 9) + turn;
 }
 
-/* ": rank 2 (node7), rank 3 (node7) did not come" for rank 0 in an agreement, else "". */
+/* ": rank 2 (node7), rank 3 (node7) did not come" where this rank knows, else "". */
 static void name_missing(const cps_comm *comm, char *text, size_t bytes) {
     text[0] = '\0';
-    if (comm->rank != 0 || !atomic_load(&comm->counting_arrived)) {
+    if (!atomic_load(&comm->counting_arrived)) {
         return;
     }
     size_t used = 0;
     int named = 0;
-    for (int32_t r = 1; r < comm->size && used < bytes && named < 8; r++) {
-        if (!atomic_load(&comm->arrived[r])) {
+    for (int32_t r = 0; r < comm->size && used < bytes && named < 8; r++) {
+        if (r != comm->rank && !atomic_load(&comm->arrived[r])) {
             used += (size_t)snprintf(text + used, bytes - used, "%srank %d (%s)",
                                      named == 0 ? ": " : ", ", r, comm->hosts[r]);
             named++;
@@ -75,7 +76,12 @@ static void *watch(void *argument) {
     const double period = limit / 10 < 1 ? limit / 10 : 1;
     pthread_mutex_lock(&comm->lock);
     while (!comm->watchdog_quit) {
+        const double start = cps_seconds();
         doze(comm, period);
+        const double lost = cps_seconds() - start - period;
+        if (lost > 1) {
+            comm->where.since += lost; /* this process stood still: no sign of what it does */
+        }
         const double allowed = limit + courtesy_seconds(comm);
         if (!comm->watchdog_quit && cps_seconds() - comm->where.since > allowed) {
             const cps_whereabouts where = comm->where;
