@@ -340,6 +340,7 @@ static cps_status start_mpirun(const char **words, pid_t *child_out, int *messag
                         strerror(errno));
     }
     fflush(NULL);
+    signal(SIGCHLD, SIG_DFL); /* a parent that ignores it would make waiting impossible */
     const pid_t child = fork();
     if (child == 0) {
         become_mpirun(words, ends[1]);

@@ -421,7 +421,12 @@ static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_p
     cps_params *params = cps_model_params(setup->plan->model);
     int32_t index = cps_params_find(params, parameter->name);
     if (index >= 0 && index < setup->context->first_param) {
-        spec.init = cps_params_at(params, index)->spec.init; /* an earlier stage gives the value */
+        const cps_param_spec *known = &cps_params_at(params, index)->spec;
+        spec.init = known->init; /* an earlier stage gives the value */
+        spec.decay = known->decay;
+        spec.has_bounds = known->has_bounds;
+        spec.minimum = known->minimum;
+        spec.maximum = known->maximum;
     }
     const cps_status status = cps_params_add(params, &spec, &index);
     if (status != CPS_OK) {
@@ -431,10 +436,33 @@ static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_p
     return index;
 }
 
+/* Objectives of one stage must want the same of a parameter that they share; stages need not. */
+static cps_status add_rule(cps_setup *setup, int32_t index, const cps_parameter *parameter)
+{
+    cps_stage_plan *plan = setup->plan;
+    const cps_stage_rule rule = {index, parameter->decay, parameter->bounded, parameter->minimum, parameter->maximum};
+    for (int32_t i = 0; i < plan->rule_count; i++) {
+        const cps_stage_rule *there = &plan->rules[i];
+        if (there->param == index) {
+            const bool same = there->decay == rule.decay && there->bounded == rule.bounded &&
+                              (!rule.bounded || (there->minimum == rule.minimum && there->maximum == rule.maximum));
+            return same ? CPS_OK : setup_fail(setup, CPS_ERR_USAGE, "another objective of this stage wants other bounds or another weight decay of parameter '%s'", parameter->name);
+        }
+    }
+    if (plan->rule_count == CPS_INSTANCE_IDS) {
+        return setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters in one stage's objectives", CPS_INSTANCE_IDS);
+    }
+    plan->rules[plan->rule_count++] = rule;
+    return CPS_OK;
+}
+
 int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *parameter)
 {
     cps_stage_plan *plan = setup->plan;
     const int32_t index = add_param(setup, parameter, CPS_PARAM_WEIGHT);
+    if (index >= 0 && add_rule(setup, index, parameter) != CPS_OK) {
+        return -1;
+    }
     if (index >= 0 && parameter->frozen_steps > 0) {
         if (plan->hold_count == CPS_INSTANCE_IDS) {
             setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters with frozen steps", CPS_INSTANCE_IDS);

@@ -117,6 +117,13 @@ typedef struct cps_stage_classes {
     cps_classes classes;
 } cps_stage_classes;
 
+/* Decay and bounds of a parameter are a stage's: set at its begin. */
+typedef struct cps_stage_rule {
+    int32_t param;
+    bool decay, bounded;
+    double minimum, maximum;
+} cps_stage_rule;
+
 typedef struct cps_side {
     bool wanted;
     cps_tower *tower;
@@ -179,6 +186,8 @@ typedef struct cps_stage_plan {
     cps_stage_buffer buffers[CPS_STAGE_TERMS];
     int64_t count_width; /* doubles of `prepare` */
     int64_t sum_width;   /* doubles a grain adds up */
+    int32_t rule_count;
+    cps_stage_rule rules[CPS_INSTANCE_IDS];
     int32_t hold_count;
     cps_stage_hold holds[CPS_INSTANCE_IDS];
     int32_t ema_count;

@@ -155,6 +155,14 @@ static cps_status settle_learning(cps_stage_plan *plan, const bool *reached)
         param->learns = param->learns && reached[i];
         param->tensor.needs_grad = param->learns;
     }
+    for (int32_t i = 0; i < plan->rule_count; i++) {
+        const cps_stage_rule *rule = &plan->rules[i];
+        cps_param_spec *spec = &cps_params_at(params, rule->param)->spec;
+        spec->decay = rule->decay;
+        spec->has_bounds = rule->bounded;
+        spec->minimum = rule->minimum;
+        spec->maximum = rule->maximum;
+    }
     const int64_t count = options->lr_factor_count;
     const char **patterns = calloc((size_t)count + 1, sizeof *patterns);
     double *factors = calloc((size_t)count + 1, sizeof *factors);

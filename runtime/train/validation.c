@@ -204,17 +204,24 @@ size_t cps_validation_bytes(const cps_validation *validation) {
 cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) {
     double loss = 0.0, terms[CPS_STEP_VALUES] = {0};
     cps_step_result result = {0};
-    int64_t bad = 0;
+    int64_t bad = 0, used = 0;
     CPS_TRY(cps_agree(validation->run->comm, "validation", cps_loader_seek(validation->loader, 0)));
     for (int64_t batch = 0; batch < validation->batches; batch++) {
         CPS_TRY(cps_step_validate(validation->step, validation->loader, batch, &result));
-        loss += result.loss;
         bad += result.bad_images;
+        if (result.bad_images > 0) {
+            continue; /* a masked image is no sample: its batch is left out, on every rank alike */
+        }
+        used++;
+        loss += result.loss;
         for (int32_t t = 0; t < result.term_count; t++) {
             terms[t] += result.term_values[t];
         }
     }
-    const double count = (double)cps_max_i64(validation->batches, 1);
+    if (used == 0) {
+        return cps_fail(CPS_ERR_DATA, "every batch of the validation set holds an image that cannot be read (%lld in all): repack the set, or use smaller batches", (long long)bad);
+    }
+    const double count = (double)used;
     cps_json *metrics = cps_json_new_object();
     cps_json_add_number(metrics, "loss", loss / count);
     for (int32_t t = 0; t < result.term_count; t++) {
@@ -222,8 +229,8 @@ cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out
             cps_json_add_number(metrics, result.term_names[t], terms[t] / count);
         }
     }
-    cps_json_add_number(metrics, "batches", (double)validation->batches);
-    cps_json_add_number(metrics, "samples", (double)(validation->batches * validation->plan->options.global_batch));
+    cps_json_add_number(metrics, "batches", count);
+    cps_json_add_number(metrics, "samples", (double)(used * validation->plan->options.global_batch));
     cps_json_add_number(metrics, "bad_images", (double)bad);
     *metrics_out = metrics;
     return CPS_OK;

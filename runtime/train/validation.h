@@ -1,5 +1,5 @@
 /* Validation loss: the stage's objective in evaluation mode over consecutive batches of a set in stored order, first captions; mean over
- * batches, terms apart. Has a plan, a step and a loader of its own. Collective; private to train/. */
+ * batches, terms apart; a batch with an image that cannot be read is left out. Has a plan, a step and a loader of its own. Collective; private to train/. */
 #ifndef CPS_TRAIN_VALIDATION_H
 #define CPS_TRAIN_VALIDATION_H
 
