@@ -17,9 +17,8 @@ typedef struct cps_synth_options {
     int64_t size;            /* pixels a side, 32 .. 512; default 96 */
     int64_t shard_images;    /* records a shard; default 1000 */
     int64_t seed;
-    bool
-        overwrite; /* else a folder that holds another data set, or shards of another origin, is an
-                      error; the same one is kept, one that was not finished is drawn anew */
+    bool overwrite; /* else a folder that holds another data set, or shards of another origin, is an
+                       error; the same one is kept, one that was not finished is drawn anew */
     void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, may be NULL */
     void *progress_context;
 } cps_synth_options;

@@ -1,5 +1,6 @@
-/* Drawing: every pixel is sampled 3 x 3 times; a sample asks the leaves from the front one back whether it lies inside. A leaf
- * is an outline half-width w(u) along its axis u in [-1, 1], or a polar outline (lobed, round, heart), with a margin on top. */
+/* Drawing: every pixel is sampled 3 x 3 times; a sample asks the leaves from the front one back
+ * whether it lies inside. A leaf is an outline half-width w(u) along its axis u in [-1, 1], or a
+ * polar outline (lobed, round, heart), with a margin on top. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +57,10 @@ static double outline(int32_t shape, double u, double v) {
     case 5: /* linear */
         return fabs(u) < 1.0 ? 0.10 * pow(1.0 - u * u, 0.3) : 0.0;
     case 6: /* spatulate: widest towards the tip */
-        return fabs(u) < 1.0 ? (u > 0.0 ? 0.55 * sqrt(1.0 - (2.0 * u - 1.0) * (2.0 * u - 1.0)) : 0.0) + 0.07 * (1.0 - fabs(u)) : 0.0;
+        return fabs(u) < 1.0
+                   ? (u > 0.0 ? 0.55 * sqrt(1.0 - (2.0 * u - 1.0) * (2.0 * u - 1.0)) : 0.0) +
+                         0.07 * (1.0 - fabs(u))
+                   : 0.0;
     default: /* triangular */
         return u > -0.8 && u < 1.0 ? 0.72 * (1.0 - u) / 1.8 + (u < -0.7 ? 0.0 : 0.03) : 0.0;
     }
@@ -82,7 +86,8 @@ static double margin(int32_t kind, double along) {
 }
 
 /* Place in a leaf: true inside; *edge_out in [0, 1] grows from axis or centre to the margin. */
-static bool inside(const scene *picture, const leaf *at, double x, double y, double *u_out, double *v_out, double *edge_out) {
+static bool inside(const scene *picture, const leaf *at, double x, double y, double *u_out,
+                   double *v_out, double *edge_out) {
     const double dx = (x - at->x) / at->scale, dy = (y - at->y) / at->scale;
     const double u = dx * at->cosine + dy * at->sine, v = dy * at->cosine - dx * at->sine;
     const int32_t shape = picture->plant->shape;
@@ -99,7 +104,9 @@ static bool inside(const scene *picture, const leaf *at, double x, double y, dou
 static colour pattern_colour(const scene *picture, double u, double v, double edge) {
     switch (picture->plant->pattern) {
     case 1: /* veined */
-        return fabs(v) < 0.045 || fabs(fabs(v) - fabs(fmod(u + 4.0, 0.34) - 0.17)) < 0.02 ? picture->accent : picture->base;
+        return fabs(v) < 0.045 || fabs(fabs(v) - fabs(fmod(u + 4.0, 0.34) - 0.17)) < 0.02
+                   ? picture->accent
+                   : picture->base;
     case 2: /* edged */
         return edge > 0.74 ? picture->accent : picture->base;
     case 3: { /* spotted */
@@ -115,14 +122,17 @@ static colour pattern_colour(const scene *picture, double u, double v, double ed
     }
 }
 
-static colour symptom_colour(const scene *picture, double u, double v, double edge, colour healthy) {
+static colour symptom_colour(const scene *picture, double u, double v, double edge,
+                             colour healthy) {
     const int32_t cx = (int32_t)floor((u + 4.0) * 7.0), cy = (int32_t)floor((v + 4.0) * 7.0);
     const double noise = cell_noise(picture->grain, cx, cy);
     switch (picture->picture.symptom) {
     case 1: /* rust */
         return noise > 0.86 ? (colour){0.62, 0.30, 0.08} : healthy;
     case 2: /* mildew */
-        return cell_noise(picture->grain, cx / 2, cy / 2) > 0.78 ? mix(healthy, (colour){0.93, 0.93, 0.90}, 0.7) : healthy;
+        return cell_noise(picture->grain, cx / 2, cy / 2) > 0.78
+                   ? mix(healthy, (colour){0.93, 0.93, 0.90}, 0.7)
+                   : healthy;
     case 3: /* burnt edges */
         return edge > 0.86 ? mix(healthy, (colour){0.33, 0.22, 0.10}, 0.8) : healthy;
     default:
@@ -131,14 +141,16 @@ static colour symptom_colour(const scene *picture, double u, double v, double ed
 }
 
 static colour background(const scene *picture, double x, double y) {
-    const double noise = cell_noise(picture->grain + 7u, (int32_t)(x * 48.0), (int32_t)(y * 48.0)) - 0.5;
+    const double noise =
+        cell_noise(picture->grain + 7u, (int32_t)(x * 48.0), (int32_t)(y * 48.0)) - 0.5;
     switch (picture->picture.scene) {
     case 0: /* soil */
         return (colour){0.30 + 0.12 * noise, 0.21 + 0.10 * noise, 0.14 + 0.08 * noise};
     case 1: /* sky */
         return (colour){0.55 + 0.25 * y, 0.72 + 0.15 * y, 0.92};
     default: /* paper */
-        return (colour){0.93 - 0.08 * x + 0.02 * noise, 0.92 - 0.08 * x + 0.02 * noise, 0.88 - 0.08 * x + 0.02 * noise};
+        return (colour){0.93 - 0.08 * x + 0.02 * noise, 0.92 - 0.08 * x + 0.02 * noise,
+                        0.88 - 0.08 * x + 0.02 * noise};
     }
 }
 
@@ -165,33 +177,40 @@ static double between(const cps_draw_key *key, uint64_t index, double low, doubl
 }
 
 static void arrange(const cps_plant *plant, const cps_draw_key *key, scene *picture) {
-    static const colour bases[CPS_PLANT_COLOURS] = {{0.20, 0.55, 0.18}, {0.85, 0.70, 0.12}, {0.75, 0.10, 0.16}, {0.48, 0.20, 0.62},
-                                                    {0.16, 0.34, 0.74}, {0.92, 0.48, 0.10}, {0.70, 0.74, 0.76}, {0.06, 0.52, 0.52}};
+    static const colour bases[CPS_PLANT_COLOURS] = {
+        {0.20, 0.55, 0.18}, {0.85, 0.70, 0.12}, {0.75, 0.10, 0.16}, {0.48, 0.20, 0.62},
+        {0.16, 0.34, 0.74}, {0.92, 0.48, 0.10}, {0.70, 0.74, 0.76}, {0.06, 0.52, 0.52}};
     memset(picture, 0, sizeof *picture);
     picture->plant = plant;
     picture->picture.leaves = 1 + (int32_t)cps_draw_below(key, 0, 3);
-    picture->picture.symptom = cps_draw_uniform(key, 1) < 0.5 ? 0 : 1 + (int32_t)cps_draw_below(key, 2, CPS_PLANT_SYMPTOMS - 1);
+    picture->picture.symptom = cps_draw_uniform(key, 1) < 0.5
+                                   ? 0
+                                   : 1 + (int32_t)cps_draw_below(key, 2, CPS_PLANT_SYMPTOMS - 1);
     picture->picture.scene = (int32_t)cps_draw_below(key, 3, CPS_PLANT_SCENES);
     picture->grain = cps_draw_u32(key, 4);
     const double tint = between(key, 5, -0.05, 0.05);
     const colour base = bases[plant->colour];
-    picture->base = (colour){base.r + tint, base.g - tint * 0.5, base.b + between(key, 6, -0.05, 0.05)};
-    picture->accent = plant->colour == 6 ? (colour){0.30, 0.32, 0.36} : mix(picture->base, (colour){0.98, 0.97, 0.86}, 0.75);
+    picture->base =
+        (colour){base.r + tint, base.g - tint * 0.5, base.b + between(key, 6, -0.05, 0.05)};
+    picture->accent = plant->colour == 6 ? (colour){0.30, 0.32, 0.36}
+                                         : mix(picture->base, (colour){0.98, 0.97, 0.86}, 0.75);
     const int32_t leaves = picture->picture.leaves;
     for (int32_t i = 0; i < leaves; i++) {
         const uint64_t at = 16 + 8 * (uint64_t)i;
         const double turn = between(key, at, 0.0, 2.0 * pi);
         const double spread = leaves == 1 ? 0.06 : 0.20;
-        picture->leaves[i] = (leaf){.x = 0.5 + between(key, at + 1, -spread, spread),
-                                    .y = 0.5 + between(key, at + 2, -spread, spread),
-                                    .cosine = cos(turn),
-                                    .sine = sin(turn),
-                                    .scale = between(key, at + 3, 0.36, 0.48) * (leaves == 1 ? 1.0 : 0.82),
-                                    .light = between(key, at + 4, 0.80, 1.15)};
+        picture->leaves[i] =
+            (leaf){.x = 0.5 + between(key, at + 1, -spread, spread),
+                   .y = 0.5 + between(key, at + 2, -spread, spread),
+                   .cosine = cos(turn),
+                   .sine = sin(turn),
+                   .scale = between(key, at + 3, 0.36, 0.48) * (leaves == 1 ? 1.0 : 0.82),
+                   .light = between(key, at + 4, 0.80, 1.15)};
     }
 }
 
-cps_status cps_plant_draw(const cps_plant *plant, const cps_draw_key *key, int32_t size, cps_plant_picture *picture_out, cps_image *image_out) {
+cps_status cps_plant_draw(const cps_plant *plant, const cps_draw_key *key, int32_t size,
+                          cps_plant_picture *picture_out, cps_image *image_out) {
     enum { SUB = 3 };
     uint8_t *pixels = malloc((size_t)size * (size_t)size * 3);
     if (pixels == NULL) {
@@ -203,7 +222,8 @@ cps_status cps_plant_draw(const cps_plant *plant, const cps_draw_key *key, int32
         for (int32_t x = 0; x < size; x++) {
             colour sum = {0.0, 0.0, 0.0};
             for (int32_t s = 0; s < SUB * SUB; s++) {
-                const colour seen = sample(&picture, (x + (s % SUB + 0.5) / SUB) / size, (y + (s / SUB + 0.5) / SUB) / size);
+                const colour seen = sample(&picture, (x + (s % SUB + 0.5) / SUB) / size,
+                                           (y + (s / SUB + 0.5) / SUB) / size);
                 sum = (colour){sum.r + seen.r, sum.g + seen.g, sum.b + seen.b};
             }
             const double noise = 0.04 * (cell_noise(picture.grain + 99u, x, y) - 0.5);

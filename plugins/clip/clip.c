@@ -1,5 +1,6 @@
-/* Plain CLIP: the symmetric softmax contrastive loss over the global batch (Radford et al. 2021, arXiv:2103.00020), the
- * baseline that the other objectives are measured against. clip.md has the formulas. */
+/* Plain CLIP: the symmetric softmax contrastive loss over the global batch (Radford et al. 2021,
+ * arXiv:2103.00020), the baseline that the other objectives are measured against. clip.md has the
+ * formulas. */
 #include <math.h>
 #include <stddef.h>
 
@@ -11,13 +12,35 @@ typedef struct clip_options {
 } clip_options;
 
 static const cps_option options[] = {
-    {.name = "image", .kind = CPS_OPT_TOWER, .default_text = "image", .help = "image tower", .offset = offsetof(clip_options, image)},
-    {.name = "text", .kind = CPS_OPT_TOWER, .default_text = "text", .help = "text tower", .offset = offsetof(clip_options, text)},
-    {.name = "stream", .kind = CPS_OPT_STREAM, .default_text = "paired", .help = "stream of image-text pairs", .offset = offsetof(clip_options, stream)},
-    {.name = "init_scale", .kind = CPS_OPT_NUMBER, .default_text = "14.285714285714286", .minimum = 1e-3, .maximum = 1e6,
-     .help = "initial scale of the similarities, 1/temperature, where no weights give one", .offset = offsetof(clip_options, init_scale)},
-    {.name = "max_scale", .kind = CPS_OPT_NUMBER, .default_text = "100", .minimum = 1.0, .maximum = 1e6,
-     .help = "the scale is kept in [1, max_scale]", .offset = offsetof(clip_options, max_scale)},
+    {.name = "image",
+     .kind = CPS_OPT_TOWER,
+     .default_text = "image",
+     .help = "image tower",
+     .offset = offsetof(clip_options, image)},
+    {.name = "text",
+     .kind = CPS_OPT_TOWER,
+     .default_text = "text",
+     .help = "text tower",
+     .offset = offsetof(clip_options, text)},
+    {.name = "stream",
+     .kind = CPS_OPT_STREAM,
+     .default_text = "paired",
+     .help = "stream of image-text pairs",
+     .offset = offsetof(clip_options, stream)},
+    {.name = "init_scale",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "14.285714285714286",
+     .minimum = 1e-3,
+     .maximum = 1e6,
+     .help = "initial scale of the similarities, 1/temperature, where no weights give one",
+     .offset = offsetof(clip_options, init_scale)},
+    {.name = "max_scale",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "100",
+     .minimum = 1.0,
+     .maximum = 1e6,
+     .help = "the scale is kept in [1, max_scale]",
+     .offset = offsetof(clip_options, max_scale)},
     {.name = NULL},
 };
 
@@ -32,10 +55,21 @@ static cps_status create(cps_setup *setup, const void *values, void **self_out) 
     if (self == NULL || stream == NULL) {
         return CPS_ERR_USAGE;
     }
-    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = wanted->image, .stream = stream, .outputs = CPS_FEATURE});
-    self->text = cps_setup_view(setup, &(cps_view){.name = "text", .tower = wanted->text, .stream = stream, .outputs = CPS_FEATURE});
-    self->log_scale = cps_setup_parameter(setup, &(cps_parameter){.name = "logit_scale", .fill = CPS_FILL_CONSTANT, .a = log(wanted->init_scale),
-                                                                 .bounded = true, .minimum = 0.0, .maximum = log(wanted->max_scale)});
+    self->image = cps_setup_view(setup, &(cps_view){.name = "image",
+                                                    .tower = wanted->image,
+                                                    .stream = stream,
+                                                    .outputs = CPS_FEATURE});
+    self->text = cps_setup_view(setup, &(cps_view){.name = "text",
+                                                   .tower = wanted->text,
+                                                   .stream = stream,
+                                                   .outputs = CPS_FEATURE});
+    self->log_scale =
+        cps_setup_parameter(setup, &(cps_parameter){.name = "logit_scale",
+                                                    .fill = CPS_FILL_CONSTANT,
+                                                    .a = log(wanted->init_scale),
+                                                    .bounded = true,
+                                                    .minimum = 0.0,
+                                                    .maximum = log(wanted->max_scale)});
     cps_setup_embed(setup, CPS_SIDE_IMAGE, wanted->image, CPS_FEATURE, false);
     cps_setup_embed(setup, CPS_SIDE_TEXT, wanted->text, CPS_FEATURE, false);
     *self_out = self;
@@ -51,7 +85,8 @@ static cps_status head(const void *values, cps_grain *grain, cps_tape *tape) {
 
 static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
     const clip *self = values;
-    cps_tensor *term = cps_softmax_contrastive(tape, cps_global_rows(global, "image"), cps_global_rows(global, "text"),
+    cps_tensor *term = cps_softmax_contrastive(tape, cps_global_rows(global, "image"),
+                                               cps_global_rows(global, "text"),
                                                cps_global_parameter(global, self->log_scale), NULL);
     cps_global_term(global, "contrastive", term, 1.0);
     return cps_tape_status(tape);

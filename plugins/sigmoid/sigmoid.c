@@ -1,5 +1,5 @@
-/* SigLIP: a sigmoid loss over all pairs of the global batch, with a learned bias (Zhai et al. 2023, arXiv:2303.15343).
- * sigmoid.md has the formulas. */
+/* SigLIP: a sigmoid loss over all pairs of the global batch, with a learned bias (Zhai et al. 2023,
+ * arXiv:2303.15343). sigmoid.md has the formulas. */
 #include <math.h>
 #include <stddef.h>
 
@@ -11,13 +11,35 @@ typedef struct sigmoid_options {
 } sigmoid_options;
 
 static const cps_option options[] = {
-    {.name = "image", .kind = CPS_OPT_TOWER, .default_text = "image", .help = "image tower", .offset = offsetof(sigmoid_options, image)},
-    {.name = "text", .kind = CPS_OPT_TOWER, .default_text = "text", .help = "text tower", .offset = offsetof(sigmoid_options, text)},
-    {.name = "stream", .kind = CPS_OPT_STREAM, .default_text = "paired", .help = "stream of image-text pairs", .offset = offsetof(sigmoid_options, stream)},
-    {.name = "init_scale", .kind = CPS_OPT_NUMBER, .default_text = "10", .minimum = 1e-3, .maximum = 1e6,
-     .help = "initial scale of the similarities, 1/temperature, where no weights give one", .offset = offsetof(sigmoid_options, init_scale)},
-    {.name = "init_bias", .kind = CPS_OPT_NUMBER, .default_text = "-10", .minimum = -1e6, .maximum = 1e6,
-     .help = "initial bias of the similarities: most pairs of a batch do not match", .offset = offsetof(sigmoid_options, init_bias)},
+    {.name = "image",
+     .kind = CPS_OPT_TOWER,
+     .default_text = "image",
+     .help = "image tower",
+     .offset = offsetof(sigmoid_options, image)},
+    {.name = "text",
+     .kind = CPS_OPT_TOWER,
+     .default_text = "text",
+     .help = "text tower",
+     .offset = offsetof(sigmoid_options, text)},
+    {.name = "stream",
+     .kind = CPS_OPT_STREAM,
+     .default_text = "paired",
+     .help = "stream of image-text pairs",
+     .offset = offsetof(sigmoid_options, stream)},
+    {.name = "init_scale",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "10",
+     .minimum = 1e-3,
+     .maximum = 1e6,
+     .help = "initial scale of the similarities, 1/temperature, where no weights give one",
+     .offset = offsetof(sigmoid_options, init_scale)},
+    {.name = "init_bias",
+     .kind = CPS_OPT_NUMBER,
+     .default_text = "-10",
+     .minimum = -1e6,
+     .maximum = 1e6,
+     .help = "initial bias of the similarities: most pairs of a batch do not match",
+     .offset = offsetof(sigmoid_options, init_bias)},
     {.name = NULL},
 };
 
@@ -32,10 +54,20 @@ static cps_status create(cps_setup *setup, const void *values, void **self_out) 
     if (self == NULL || stream == NULL) {
         return CPS_ERR_USAGE;
     }
-    self->image = cps_setup_view(setup, &(cps_view){.name = "image", .tower = wanted->image, .stream = stream, .outputs = CPS_FEATURE});
-    self->text = cps_setup_view(setup, &(cps_view){.name = "text", .tower = wanted->text, .stream = stream, .outputs = CPS_FEATURE});
-    self->log_scale = cps_setup_parameter(setup, &(cps_parameter){.name = "logit_scale", .fill = CPS_FILL_CONSTANT, .a = log(wanted->init_scale)});
-    self->bias = cps_setup_parameter(setup, &(cps_parameter){.name = "logit_bias", .fill = CPS_FILL_CONSTANT, .a = wanted->init_bias});
+    self->image = cps_setup_view(setup, &(cps_view){.name = "image",
+                                                    .tower = wanted->image,
+                                                    .stream = stream,
+                                                    .outputs = CPS_FEATURE});
+    self->text = cps_setup_view(setup, &(cps_view){.name = "text",
+                                                   .tower = wanted->text,
+                                                   .stream = stream,
+                                                   .outputs = CPS_FEATURE});
+    self->log_scale = cps_setup_parameter(setup, &(cps_parameter){.name = "logit_scale",
+                                                                  .fill = CPS_FILL_CONSTANT,
+                                                                  .a = log(wanted->init_scale)});
+    self->bias = cps_setup_parameter(
+        setup,
+        &(cps_parameter){.name = "logit_bias", .fill = CPS_FILL_CONSTANT, .a = wanted->init_bias});
     cps_setup_embed(setup, CPS_SIDE_IMAGE, wanted->image, CPS_FEATURE, false);
     cps_setup_embed(setup, CPS_SIDE_TEXT, wanted->text, CPS_FEATURE, false);
     *self_out = self;
@@ -51,8 +83,9 @@ static cps_status head(const void *values, cps_grain *grain, cps_tape *tape) {
 
 static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
     const sigmoid *self = values;
-    cps_tensor *term = cps_sigmoid_contrastive(tape, cps_global_rows(global, "image"), cps_global_rows(global, "text"),
-                                               cps_global_parameter(global, self->log_scale), cps_global_parameter(global, self->bias));
+    cps_tensor *term = cps_sigmoid_contrastive(
+        tape, cps_global_rows(global, "image"), cps_global_rows(global, "text"),
+        cps_global_parameter(global, self->log_scale), cps_global_parameter(global, self->bias));
     cps_global_term(global, "sigmoid", term, 1.0);
     return cps_tape_status(tape);
 }

@@ -138,7 +138,8 @@ const char *cps_eval_kind_name(cps_eval_kind kind) {
 bool cps_metric_less_is_better(const char *metric) {
     const char *key = strrchr(metric, '.');
     key = key ? key + 1 : metric;
-    /* Accuracies and recalls are what grows; losses, their terms (named by objectives) and ranks fall. */
+    /* Accuracies and recalls are what grows; losses, their terms (named by objectives) and ranks
+     * fall. */
     const char *recall = strstr(key, "_r");
     return strncmp(key, "top", 3) != 0 && strncmp(key, "per_class", 9) != 0 &&
            !(recall != NULL && recall[2] >= '0' && recall[2] <= '9');

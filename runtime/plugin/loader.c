@@ -1,4 +1,5 @@
-/* Opens plugins. A plugin is judged by its own numbers (ABI, struct sizes, element size) before its table is read. */
+/* Opens plugins. A plugin is judged by its own numbers (ABI, struct sizes, element size) before its
+ * table is read. */
 #include "plugin/loader.h"
 
 #include <dlfcn.h>
@@ -41,15 +42,24 @@ static cps_status check_info(const char *path, const cps_plugin_info *info) {
         return refuse(path, "its cps_plugin gave no table");
     }
     if (info->abi != CPS_ABI) {
-        return refuse(path, "built for objective ABI %u, this Copse has ABI %d: rebuild it against this version's copse_objective.h", info->abi, CPS_ABI);
+        return refuse(path,
+                      "built for objective ABI %u, this Copse has ABI %d: rebuild it against this "
+                      "version's copse_objective.h",
+                      info->abi, CPS_ABI);
     }
     if (info->real_bytes != sizeof(cps_real)) {
-        return refuse(path, "its numbers have %u bytes, this build's have %zu: rebuild it %s -DCPS_REAL_DOUBLE", info->real_bytes, sizeof(cps_real),
-                      sizeof(cps_real) == sizeof(double) ? "with" : "without");
+        return refuse(
+            path,
+            "its numbers have %u bytes, this build's have %zu: rebuild it %s -DCPS_REAL_DOUBLE",
+            info->real_bytes, sizeof(cps_real),
+            sizeof(cps_real) == sizeof(double) ? "with" : "without");
     }
     if (info->objective_bytes != sizeof(cps_objective) || info->host_bytes != sizeof(cps_host)) {
-        return refuse(path, "its tables have %u and %u bytes, this build's have %zu and %zu: rebuild it against this version's copse_objective.h",
-                      info->objective_bytes, info->host_bytes, sizeof(cps_objective), sizeof(cps_host));
+        return refuse(path,
+                      "its tables have %u and %u bytes, this build's have %zu and %zu: rebuild it "
+                      "against this version's copse_objective.h",
+                      info->objective_bytes, info->host_bytes, sizeof(cps_objective),
+                      sizeof(cps_host));
     }
     if (info->objective_count < 1 || info->objectives == NULL) {
         return refuse(path, "it holds no objectives");
@@ -59,14 +69,17 @@ static cps_status check_info(const char *path, const cps_plugin_info *info) {
         if (objective->name == NULL || objective->name[0] == '\0' || objective->create == NULL) {
             return refuse(path, "objective %d has no name or no create function", i);
         }
-        if (objective->loss == NULL && objective->grain_loss == NULL && objective->fit_block == NULL) {
-            return refuse(path, "objective '%s' has neither loss, grain_loss nor fit", objective->name);
+        if (objective->loss == NULL && objective->grain_loss == NULL &&
+            objective->fit_block == NULL) {
+            return refuse(path, "objective '%s' has neither loss, grain_loss nor fit",
+                          objective->name);
         }
     }
     return CPS_OK;
 }
 
-/* The symbol counts only if it lies in that very file: a plugin without one must not find a neighbour's. */
+/* The symbol counts only if it lies in that very file: a plugin without one must not find a
+ * neighbour's. */
 static cps_status find_entry(const char *path, void *handle, cps_plugin_entry *entry_out) {
     void *symbol = dlsym(handle, "cps_plugin");
     if (symbol == NULL) {
@@ -74,11 +87,15 @@ static cps_status find_entry(const char *path, void *handle, cps_plugin_entry *e
     }
     Dl_info where;
     char *resolved = NULL;
-    const bool known = dladdr(symbol, &where) != 0 && (resolved = realpath(where.dli_fname, NULL)) != NULL;
+    const bool known =
+        dladdr(symbol, &where) != 0 && (resolved = realpath(where.dli_fname, NULL)) != NULL;
     const bool own = known && strcmp(resolved, path) == 0;
-    const cps_status status = own ? CPS_OK : refuse(path, "its 'cps_plugin' comes from '%s'", known ? resolved : "another file");
+    const cps_status status =
+        own ? CPS_OK
+            : refuse(path, "its 'cps_plugin' comes from '%s'", known ? resolved : "another file");
     free(resolved);
-    memcpy(entry_out, &symbol, sizeof symbol); /* POSIX's way from an object to a function pointer */
+    memcpy(entry_out, &symbol,
+           sizeof symbol); /* POSIX's way from an object to a function pointer */
     return status;
 }
 
@@ -96,7 +113,8 @@ static cps_status open_plugin(cps_plugins *plugins, const char *path, bool built
     CPS_TRY(find_entry(path, handle, &entry));
     const cps_plugin_info *info = entry(plugins->host);
     CPS_TRY(check_info(path, info));
-    plugins->entries[plugins->count] = (plugin){.path = strdup(path), .info = info, .built_in = built_in, .digest = digest};
+    plugins->entries[plugins->count] =
+        (plugin){.path = strdup(path), .info = info, .built_in = built_in, .digest = digest};
     if (plugins->entries[plugins->count].path == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for plugin '%s'", path);
     }
@@ -138,7 +156,10 @@ cps_status cps_plugins_create(const char *folder, const cps_host *host, cps_plug
     free(pattern);
     if (status != CPS_OK) {
         cps_plugins_destroy(plugins);
-        return cps_fail(CPS_ERR_UNAVAILABLE, "no objective plugins (*.so) in '%s': build them with 'make', or set COPSE_HOME to the installation", folder);
+        return cps_fail(CPS_ERR_UNAVAILABLE,
+                        "no objective plugins (*.so) in '%s': build them with 'make', or set "
+                        "COPSE_HOME to the installation",
+                        folder);
     }
     for (int64_t i = 0; i < count && status == CPS_OK; i++) {
         status = load(plugins, paths[i], true);
@@ -195,11 +216,14 @@ static cps_status no_objective(const cps_plugins *plugins, const char *resolved,
     }
     names[count] = NULL;
     const char *near = cps_nearest_name(name, names);
-    return cps_fail(CPS_ERR_USAGE, "no objective '%s'%s%s%s%s%s; available: %s", name, resolved == NULL ? "" : " in ", resolved == NULL ? "" : resolved,
-                    near == NULL ? "" : " (did you mean '", near == NULL ? "" : near, near == NULL ? "" : "'?)", list);
+    return cps_fail(CPS_ERR_USAGE, "no objective '%s'%s%s%s%s%s; available: %s", name,
+                    resolved == NULL ? "" : " in ", resolved == NULL ? "" : resolved,
+                    near == NULL ? "" : " (did you mean '", near == NULL ? "" : near,
+                    near == NULL ? "" : "'?)", list);
 }
 
-cps_status cps_plugins_find(const cps_plugins *plugins, const char *path, const char *name, const cps_objective **objective_out) {
+cps_status cps_plugins_find(const cps_plugins *plugins, const char *path, const char *name,
+                            const cps_objective **objective_out) {
     char *resolved = path == NULL ? NULL : realpath(path, NULL);
     if (path != NULL && resolved == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "plugin '%s': no such file", path);
@@ -229,7 +253,8 @@ int64_t cps_plugins_count(const cps_plugins *plugins) {
     return count;
 }
 
-const cps_objective *cps_plugins_at(const cps_plugins *plugins, int64_t index, const char **path_out) {
+const cps_objective *cps_plugins_at(const cps_plugins *plugins, int64_t index,
+                                    const char **path_out) {
     for (int64_t i = 0; i < plugins->count; i++) {
         const plugin *entry = &plugins->entries[i];
         if (index < entry->info->objective_count) {

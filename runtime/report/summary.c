@@ -45,10 +45,9 @@ static void put(text_page *page, const char *format, ...) {
 
 /* Members of an evaluation event that are about it and no result. */
 static bool is_metric(const cps_json *member) {
-    static const char *const others[] = {"event",      "name",       "step",    "epoch",
-                                         "stage",      "samples",    "seconds", "bad_images",
-                                         "batches",
-                                         "unlabelled", "non_finite", NULL};
+    static const char *const others[] = {"event",   "name",       "step",       "epoch",
+                                         "stage",   "samples",    "seconds",    "bad_images",
+                                         "batches", "unlabelled", "non_finite", NULL};
     const char *key = cps_json_key(member);
     for (int i = 0; others[i] != NULL; i++) {
         if (strcmp(key, others[i]) == 0) {

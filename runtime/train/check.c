@@ -13,29 +13,38 @@
 #include "train/identity.h"
 #include "train/loop_private.h"
 
-/* ---- check ------------------------------------------------------------------------------------------------------------------ */
+/* ---- check
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 enum { SAMPLE_CAPTIONS = 2000 };
 
 /* Captions of the first records of a stream: how many are longer than the context. */
-static cps_status report_captions(const cps_run *run, const cps_stage_plan *plan, const cps_stage_stream *stream) {
+static cps_status report_captions(const cps_run *run, const cps_stage_plan *plan,
+                                  const cps_stage_stream *stream) {
     const int64_t records = cps_min_i64(cps_stream_records(stream->stream), SAMPLE_CAPTIONS);
     int64_t captions = 0, cut = 0, longest = 0, total = 0;
     for (int64_t i = 0; i < records; i++) {
         cps_place place;
         cps_stream_stored(stream->stream, i, &place);
         const int64_t field = cps_shard_field(place.shard, place.caption);
-        for (int64_t c = 0; field >= 0 && c < cps_shard_text_count(place.shard, field, place.record); c++) {
+        for (int64_t c = 0;
+             field >= 0 && c < cps_shard_text_count(place.shard, field, place.record); c++) {
             int64_t length = 0;
-            CPS_TRY(cps_tokenizer_length(run->tokenizer, cps_shard_text(place.shard, field, place.record, c), &length));
+            CPS_TRY(cps_tokenizer_length(
+                run->tokenizer, cps_shard_text(place.shard, field, place.record, c), &length));
             captions++;
             total += length;
             cut += length > plan->context;
             longest = cps_max_i64(longest, length);
         }
     }
-    cps_log(CPS_LOG_INFO, "  stream '%s': %lld captions looked at: %.1f tokens on average, longest %lld; %lld are cut to the context of %lld", stream->name, (long long)captions,
-            captions > 0 ? (double)total / (double)captions : 0.0, (long long)longest, (long long)cut, (long long)plan->context);
+    cps_log(CPS_LOG_INFO,
+            "  stream '%s': %lld captions looked at: %.1f tokens on average, longest %lld; %lld "
+            "are cut to the context of %lld",
+            stream->name, (long long)captions,
+            captions > 0 ? (double)total / (double)captions : 0.0, (long long)longest,
+            (long long)cut, (long long)plan->context);
     return CPS_OK;
 }
 
@@ -46,15 +55,18 @@ static double step_flop(const cps_stage_plan *plan) {
         const cps_stage_call *call = &plan->calls[c];
         for (int32_t v = 0; v < call->view_count; v++) {
             const cps_stage_view *view = &plan->views[call->views[v]];
-            const int64_t rows = view->stream < 0 ? view->view.fixed_text_count : plan->streams[view->stream].rows * plan->grains;
-            flop += cps_tower_flop(call->tower, rows, 0) * (call->mode == CPS_VIEW_GRADIENT ? 3.0 : 1.0);
+            const int64_t rows = view->stream < 0 ? view->view.fixed_text_count
+                                                  : plan->streams[view->stream].rows * plan->grains;
+            flop += cps_tower_flop(call->tower, rows, 0) *
+                    (call->mode == CPS_VIEW_GRADIENT ? 3.0 : 1.0);
         }
     }
     return flop;
 }
 
 /* What a rank of `ranks` would plan for, without a run around it. */
-static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks, cps_memory_plan *memory_out) {
+static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks,
+                              cps_memory_plan *memory_out) {
     cps_loop *loop = calloc(1, sizeof *loop);
     if (loop == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a plan");
@@ -62,7 +74,9 @@ static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks, cps_me
     loop->run = run;
     loop->state.stage = index;
     cps_status status = cps_loop_open_validations(loop);
-    status = status != CPS_OK ? status : cps_step_plan(run->stages[index].plan, ranks, &run->stages[index].memory);
+    status = status != CPS_OK
+                 ? status
+                 : cps_step_plan(run->stages[index].plan, ranks, &run->stages[index].memory);
     if (status == CPS_OK) {
         *memory_out = cps_loop_memory(loop, ranks);
     }
@@ -76,35 +90,56 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
     cps_stage_plan *plan = stage->plan;
     const int64_t parts = cps_min_i64(plan->grains, plan->parts);
     if (ranks > parts && plan->steps > 0) {
-        return cps_fail(CPS_ERR_USAGE, "stages[%lld]: %d ranks, but the global batch has %lld parts: use at most %lld ranks, a smaller grain, or set parts in the job", (long long)index + 1, ranks,
-                        (long long)parts, (long long)parts);
+        return cps_fail(CPS_ERR_USAGE,
+                        "stages[%lld]: %d ranks, but the global batch has %lld parts: use at most "
+                        "%lld ranks, a smaller grain, or set parts in the job",
+                        (long long)index + 1, ranks, (long long)parts, (long long)parts);
     }
     cps_memory_plan memory = {0};
     CPS_TRY(plan_memory(run, index, ranks, &memory));
     int64_t elements = 0;
     const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
-    cps_log(CPS_LOG_INFO, "stage '%s': %lld steps, %lld an epoch; global batch %lld = %lld grains of %lld in %lld parts", plan->options.name, (long long)plan->steps,
-            (long long)plan->steps_per_epoch, (long long)plan->options.global_batch, (long long)plan->grains, (long long)plan->options.grain, (long long)parts);
+    cps_log(CPS_LOG_INFO,
+            "stage '%s': %lld steps, %lld an epoch; global batch %lld = %lld grains of %lld in "
+            "%lld parts",
+            plan->options.name, (long long)plan->steps, (long long)plan->steps_per_epoch,
+            (long long)plan->options.global_batch, (long long)plan->grains,
+            (long long)plan->options.grain, (long long)parts);
     cps_log(CPS_LOG_INFO, "  %lld parameters in %d tensors learn", (long long)elements, tensors);
     for (int32_t i = 0; i < plan->stream_count; i++) {
         const cps_stage_stream *stream = &plan->streams[i];
-        cps_log(CPS_LOG_INFO, "  stream '%s': %lld records, %lld of them damaged, %lld left out for lack of a caption; %lld rows a grain", stream->name,
-                (long long)cps_stream_records(stream->stream), (long long)cps_stream_bad_records(stream->stream), (long long)cps_stream_left_out(stream->stream), (long long)stream->rows);
+        cps_log(CPS_LOG_INFO,
+                "  stream '%s': %lld records, %lld of them damaged, %lld left out for lack of a "
+                "caption; %lld rows a grain",
+                stream->name, (long long)cps_stream_records(stream->stream),
+                (long long)cps_stream_bad_records(stream->stream),
+                (long long)cps_stream_left_out(stream->stream), (long long)stream->rows);
         if (stream->texts && run->tokenizer != NULL) {
             CPS_TRY(report_captions(run, plan, stream));
         }
     }
     const double mib = 1048576.0;
-    cps_log(CPS_LOG_INFO, "  memory of a rank (of %d): %.0f MiB: weights %.0f, gradients and optimizer %.0f, activations %.0f, loader %.0f, evaluation %.0f, program %.0f", ranks,
-            (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib, (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
-            (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib, (double)memory.program_bytes / mib);
+    cps_log(CPS_LOG_INFO,
+            "  memory of a rank (of %d): %.0f MiB: weights %.0f, gradients and optimizer %.0f, "
+            "activations %.0f, loader %.0f, evaluation %.0f, program %.0f",
+            ranks, (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib,
+            (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
+            (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib,
+            (double)memory.program_bytes / mib);
     const double flop = step_flop(plan);
-    cps_log(CPS_LOG_INFO, "  a step is at most %.2f TFLOP, the stage %.0f; at 100 GFLOP/s a core, %.1f hours on %d cores", flop * 1e-12, flop * 1e-12 * (double)plan->steps,
-            flop * (double)plan->steps / (1e11 * (double)ranks * (double)run->options.threads) / 3600.0, ranks * run->options.threads);
+    cps_log(CPS_LOG_INFO,
+            "  a step is at most %.2f TFLOP, the stage %.0f; at 100 GFLOP/s a core, %.1f hours on "
+            "%d cores",
+            flop * 1e-12, flop * 1e-12 * (double)plan->steps,
+            flop * (double)plan->steps / (1e11 * (double)ranks * (double)run->options.threads) /
+                3600.0,
+            ranks * run->options.threads);
     return CPS_OK;
 }
 
-cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, int32_t ranks) {
+cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
+                         const cps_job_calls *calls, const cps_run_options *options,
+                         int32_t ranks) {
     cps_run *run = NULL;
     CPS_TRY(cps_run_open(comm, plugins, job, calls, options, &run));
     cps_status status = CPS_OK;
@@ -112,7 +147,8 @@ cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *j
         status = report_stage(run, i, ranks);
     }
     for (int64_t i = 0; i < run->evaluation_count && status == CPS_OK; i++) {
-        cps_log(CPS_LOG_INFO, "evaluation '%s': %lld records", run->evaluations[i].options->name, (long long)cps_stream_records(run->evaluations[i].streams.data));
+        cps_log(CPS_LOG_INFO, "evaluation '%s': %lld records", run->evaluations[i].options->name,
+                (long long)cps_stream_records(run->evaluations[i].streams.data));
     }
     if (status == CPS_OK) {
         cps_log(CPS_LOG_INFO, "the job is fine");
@@ -121,10 +157,12 @@ cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *j
     return status;
 }
 
-/* ---- eval ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- eval
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
-/* A checkpoint stands in a stage, whose objective and evaluations count, and at a step. Without one of that name, and for weights: the
- * last stage, step 0. */
+/* A checkpoint stands in a stage, whose objective and evaluations count, and at a step. Without one
+ * of that name, and for weights: the last stage, step 0. */
 static void take_place(cps_loop *loop, const cps_json *state) {
     const cps_run *run = loop->run;
     const char *name = cps_json_get_string(state, "stage_name", "");
@@ -165,7 +203,8 @@ static cps_status load_model(cps_loop *loop, const char *path) {
         cps_weights_report_free(&report);
     }
     CPS_TRY(cps_agree(run->comm, "weights", status));
-    cps_comm_broadcast(run->comm, "weights", cps_params_flat(params), (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
+    cps_comm_broadcast(run->comm, "weights", cps_params_flat(params),
+                       (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
     return CPS_OK;
 }
 
@@ -174,7 +213,9 @@ static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
     bool stop = false;
     CPS_TRY(cps_run_set_precision(run));
     CPS_TRY(cps_identity_agree(run));
-    CPS_TRY(cps_agree(run->comm, "parameters", cps_params_allocate(cps_model_params(run->model), (uint64_t)run->job_options.seed)));
+    CPS_TRY(cps_agree(
+        run->comm, "parameters",
+        cps_params_allocate(cps_model_params(run->model), (uint64_t)run->job_options.seed)));
     CPS_TRY(load_model(loop, checkpoint));
     CPS_TRY(cps_agree(run->comm, "progress", cps_progress_create(&loop->progress)));
     CPS_TRY(cps_agree(run->comm, "bad images", cps_quarantine_create(NULL, &loop->quarantine)));
@@ -182,7 +223,9 @@ static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
     return cps_loop_evaluate_due(loop, CPS_DUE_STAGE_END, &stop);
 }
 
-cps_status cps_evaluate_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const char *checkpoint, const cps_run_options *options) {
+cps_status cps_evaluate_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
+                            const cps_job_calls *calls, const char *checkpoint,
+                            const cps_run_options *options) {
     cps_loop *loop = NULL;
     CPS_TRY(cps_agree(comm, "an evaluation", cps_loop_create(comm, &loop)));
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);

@@ -1,4 +1,5 @@
-/* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record order. */
+/* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record
+ * order. */
 #include "train/stage.h"
 
 #include <stdlib.h>
@@ -16,8 +17,7 @@ typedef struct class_set {
     int64_t slot_count;
 } class_set;
 
-static bool grow(class_set *set)
-{
+static bool grow(class_set *set) {
     if (set->count < set->capacity) {
         return true;
     }
@@ -45,8 +45,7 @@ static bool grow(class_set *set)
     return true;
 }
 
-static bool insert(class_set *set, cps_arena *arena, const char *name)
-{
+static bool insert(class_set *set, cps_arena *arena, const char *name) {
     if (!grow(set)) {
         return false;
     }
@@ -66,11 +65,12 @@ static bool insert(class_set *set, cps_arena *arena, const char *name)
     return true;
 }
 
-/* Value of a record for the key: the label's name, or the fields of "a/b/c" joined by '/'. False: no value. */
-static bool record_value(const cps_place *place, const char *key, char *text, size_t bytes)
-{
+/* Value of a record for the key: the label's name, or the fields of "a/b/c" joined by '/'. False:
+ * no value. */
+static bool record_value(const cps_place *place, const char *key, char *text, size_t bytes) {
     if (strcmp(key, "label") == 0) {
-        const int32_t label = cps_shard_has_labels(place->shard) ? cps_shard_label(place->shard, place->record) : -1;
+        const int32_t label =
+            cps_shard_has_labels(place->shard) ? cps_shard_label(place->shard, place->record) : -1;
         if (label < 0) {
             return false;
         }
@@ -99,8 +99,8 @@ static bool record_value(const cps_place *place, const char *key, char *text, si
 }
 
 /* All values of a stream's records; the arena keeps them. */
-static cps_status collect(cps_setup *setup, const cps_stream *records, const char *stream, const char *key, cps_classes *classes_out)
-{
+static cps_status collect(cps_setup *setup, const cps_stream *records, const char *stream,
+                          const char *key, cps_classes *classes_out) {
     cps_arena *arena = setup->plan->arena;
     class_set set = {0};
     char text[4096];
@@ -113,9 +113,13 @@ static cps_status collect(cps_setup *setup, const cps_stream *records, const cha
         }
     }
     if (status == CPS_OK && set.count == 0) {
-        status = cps_fail(CPS_ERR_DATA, "stream '%s' has no value of '%s' in any record; pack it with that column", stream, key);
+        status =
+            cps_fail(CPS_ERR_DATA,
+                     "stream '%s' has no value of '%s' in any record; pack it with that column",
+                     stream, key);
     }
-    const char **names = status == CPS_OK ? cps_arena_alloc(arena, (size_t)set.count * sizeof *names) : NULL;
+    const char **names =
+        status == CPS_OK ? cps_arena_alloc(arena, (size_t)set.count * sizeof *names) : NULL;
     if (names != NULL) {
         memcpy(names, set.names, (size_t)set.count * sizeof *names);
         *classes_out = (cps_classes){set.count, names};
@@ -125,8 +129,8 @@ static cps_status collect(cps_setup *setup, const cps_stream *records, const cha
     return status != CPS_OK ? status : names == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
 }
 
-static bool find_list(const cps_stage_plan *plan, const char *stream, const char *key, cps_classes *classes_out)
-{
+static bool find_list(const cps_stage_plan *plan, const char *stream, const char *key,
+                      cps_classes *classes_out) {
     for (int32_t i = 0; plan != NULL && i < plan->class_list_count; i++) {
         const cps_stage_classes *list = &plan->class_lists[i];
         if (strcmp(list->stream, stream) == 0 && strcmp(list->key, key) == 0) {
@@ -137,8 +141,8 @@ static bool find_list(const cps_stage_plan *plan, const char *stream, const char
     return false;
 }
 
-static cps_status make_list(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
-{
+static cps_status make_list(cps_setup *setup, const char *stream, const char *key,
+                            cps_classes *classes_out) {
     cps_stage_plan *plan = setup->plan;
     const cps_stream *records = NULL;
     for (int32_t i = 0; i < plan->run_stream_count; i++) {
@@ -147,7 +151,10 @@ static cps_status make_list(cps_setup *setup, const char *stream, const char *ke
         }
     }
     if (records == NULL || plan->class_list_count == CPS_STAGE_VIEWS) {
-        return cps_fail(CPS_ERR_USAGE, records == NULL ? "classes of '%s': the job's data has no such stream" : "classes of '%s': more than 64 class lists in one stage", stream);
+        return cps_fail(CPS_ERR_USAGE,
+                        records == NULL ? "classes of '%s': the job's data has no such stream"
+                                        : "classes of '%s': more than 64 class lists in one stage",
+                        stream);
     }
     cps_stage_classes *list = &plan->class_lists[plan->class_list_count];
     CPS_TRY(collect(setup, records, stream, key, &list->classes));
@@ -161,14 +168,19 @@ static cps_status make_list(cps_setup *setup, const char *stream, const char *ke
     return CPS_OK;
 }
 
-cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const char *key, cps_classes *classes_out)
-{
+cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const char *key,
+                                   cps_classes *classes_out) {
     if (setup->status != CPS_OK) {
         return setup->status;
     }
-    if (find_list(setup->plan, stream, key, classes_out) || find_list(setup->context->like, stream, key, classes_out)) {
+    if (find_list(setup->plan, stream, key, classes_out) ||
+        find_list(setup->context->like, stream, key, classes_out)) {
         return CPS_OK;
     }
     const cps_status status = make_list(setup, stream, key, classes_out);
-    return status == CPS_OK ? CPS_OK : cps_service_fail(&setup->status, setup->message, status, "stages[%d].objective '%s': %s", setup->plan->index + 1, setup->plan->instances[setup->owner].name, cps_fail_message());
+    return status == CPS_OK
+               ? CPS_OK
+               : cps_service_fail(&setup->status, setup->message, status,
+                                  "stages[%d].objective '%s': %s", setup->plan->index + 1,
+                                  setup->plan->instances[setup->owner].name, cps_fail_message());
 }

@@ -1,5 +1,6 @@
-/* A grain of 64 images or texts through one tower and the objective's `embed`. Shapes are always those of a full grain, so a
- * row's bits do not depend on how many others there are. A planning run at creation finds components, widths and memory. */
+/* A grain of 64 images or texts through one tower and the objective's `embed`. Shapes are always
+ * those of a full grain, so a row's bits do not depend on how many others there are. A planning run
+ * at creation finds components, widths and memory. */
 #include "train/embed.h"
 
 #include <stdio.h>
@@ -38,7 +39,9 @@ struct cps_embedder {
     struct cps_embed embed;
 };
 
-/* ---- services ----------------------------------------------------------------------------------------------------------- */
+/* ---- services
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 int32_t cps_serve_embed_side(const cps_embed *embed) {
     return embed->side;
@@ -52,7 +55,8 @@ static cps_status embed_fail(const cps_embed *embed, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "objective '%s', embed: %s", embed->owner->instance->name, text);
+    return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL,
+                            "objective '%s', embed: %s", embed->owner->instance->name, text);
 }
 
 cps_tensor *cps_serve_embed_output(const cps_embed *embed, uint32_t output) {
@@ -78,15 +82,18 @@ cps_tensor *cps_serve_embed_parameter(const cps_embed *embed, int32_t id) {
         embed_fail(embed, "parameter id %d does not exist", id);
         return NULL;
     }
-    return &cps_params_at(cps_model_params(embed->owner->plan->model), instance->params[id])->tensor;
+    return &cps_params_at(cps_model_params(embed->owner->plan->model), instance->params[id])
+                ->tensor;
 }
 
 void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_weight) {
     if (rows == NULL) {
         return;
     }
-    if (embed->component_count == CPS_MAX_COMPONENTS || rows->rank != 2 || rows->shape[0] != GRAIN) {
-        embed_fail(embed, "component %d is one too many, or no matrix of a row a sample", embed->component_count);
+    if (embed->component_count == CPS_MAX_COMPONENTS || rows->rank != 2 ||
+        rows->shape[0] != GRAIN) {
+        embed_fail(embed, "component %d is one too many, or no matrix of a row a sample",
+                   embed->component_count);
         return;
     }
     embed->components[embed->component_count] = rows;
@@ -95,7 +102,8 @@ void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_
 
 void cps_serve_embed_keep(cps_embed *embed, int32_t slot, cps_tensor *tensor) {
     if (slot < 0 || slot >= KEPT || embed->side >= 0) {
-        embed_fail(embed, "tensors are kept by prepare_embed alone, in slots 0 to 7; seen: slot %d", slot);
+        embed_fail(embed, "tensors are kept by prepare_embed alone, in slots 0 to 7; seen: slot %d",
+                   slot);
     } else {
         embed->owner->kept[slot] = tensor;
     }
@@ -109,13 +117,17 @@ cps_tensor *cps_serve_embed_kept(const cps_embed *embed, int32_t slot) {
     return embed->owner->kept[slot];
 }
 
-/* ---- one grain ------------------------------------------------------------------------------------------------------------ */
+/* ---- one grain
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
-static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_tape *tape, cps_tower_input *input) {
+static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_real *planes,
+                              const char *const *texts, cps_tape *tape, cps_tower_input *input) {
     const cps_tower_config *config = cps_tower_get_config(embedder->sides[side].tower);
     if (config->kind != CPS_TOWER_TEXT) {
         const int64_t shape[4] = {GRAIN, 3, config->image_size, config->image_size};
-        *input = (cps_tower_input){.image = cps_tape_leaf(tape, CPS_REAL, 4, shape, (void *)(uintptr_t)planes, NULL, -1)};
+        *input = (cps_tower_input){
+            .image = cps_tape_leaf(tape, CPS_REAL, 4, shape, (void *)(uintptr_t)planes, NULL, -1)};
         return cps_tape_status(tape);
     }
     const int64_t context = embedder->plan->context;
@@ -124,7 +136,8 @@ static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_re
     for (int64_t i = 0; i < GRAIN; i++) {
         int64_t length = context;
         if (texts != NULL) {
-            CPS_TRY(cps_tokenizer_encode(embedder->plan->tokenizer, texts[i], context, embedder->ids + at, &length, NULL));
+            CPS_TRY(cps_tokenizer_encode(embedder->plan->tokenizer, texts[i], context,
+                                         embedder->ids + at, &length, NULL));
         }
         embedder->ends[i] = (int32_t)(at + length - 1);
         if (embedder->sides[side].all_positions) {
@@ -135,13 +148,17 @@ static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_re
         embedder->offsets[i + 1] = (int32_t)at;
     }
     const int64_t shape[1] = {at};
-    *input = (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, embedder->ids, NULL, -1), .count = GRAIN,
-                               .offsets = embedder->offsets, .ends = embedder->ends};
+    *input =
+        (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, embedder->ids, NULL, -1),
+                          .count = GRAIN,
+                          .offsets = embedder->offsets,
+                          .ends = embedder->ends};
     return cps_tape_status(tape);
 }
 
 /* Tower and embed on `tape`; results in embedder->embed. planes and texts NULL: planning. */
-static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_tape *tape) {
+static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real *planes,
+                           const char *const *texts, cps_tape *tape) {
     const cps_side *wanted = &embedder->sides[side];
     cps_tower_input input;
     cps_tower_output out = {0};
@@ -149,12 +166,16 @@ static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real 
     *embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = side, .tape = tape};
     CPS_TRY(tower_input(embedder, side, planes, texts, tape, &input));
     CPS_TRY(cps_tower_forward(wanted->tower, tape, &input, wanted->outputs, &out));
-    embed->rows = (cps_view_rows){.outputs = {out.pooled, out.projected, out.feature, out.tokens, out.tokens_projected},
-                                  .offsets = out.offsets, .ends = out.ends, .rows = GRAIN};
+    embed->rows = (cps_view_rows){
+        .outputs = {out.pooled, out.projected, out.feature, out.tokens, out.tokens_projected},
+        .offsets = out.offsets,
+        .ends = out.ends,
+        .rows = GRAIN};
     if (embedder->lone_output >= 0 && side == CPS_SIDE_IMAGE) {
         cps_serve_embed_component(embed, embed->rows.outputs[embedder->lone_output], 1.0);
     } else {
-        const cps_status status = embedder->instance->objective->embed(embedder->instance->self, embed, tape);
+        const cps_status status =
+            embedder->instance->objective->embed(embedder->instance->self, embed, tape);
         CPS_TRY(cps_service_status(embed->status, embed->message));
         CPS_TRY(cps_fail_context(status, "objective '%s', embed", embedder->instance->name));
     }
@@ -169,10 +190,15 @@ static cps_status check_components(const cps_embedder *embedder) {
     for (int32_t c = 0; c < embed->component_count && equal; c++) {
         equal = embed->components[c]->shape[1] == embedder->encoder.widths[c];
     }
-    return equal ? CPS_OK : cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: components are others than while it was planned", embedder->instance->name);
+    return equal
+               ? CPS_OK
+               : cps_fail(CPS_ERR_INTERNAL,
+                          "objective '%s', embed: components are others than while it was planned",
+                          embedder->instance->name);
 }
 
-static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *planes, const char *const *texts, cps_real *const *components_out) {
+static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *planes,
+                         const char *const *texts, cps_real *const *components_out) {
     cps_status status = run_side(embedder, side, planes, texts, embedder->tape);
     status = status != CPS_OK ? status : check_components(embedder);
     for (int32_t c = 0; c < embedder->embed.component_count && status == CPS_OK; c++) {
@@ -183,11 +209,13 @@ static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *p
     return status;
 }
 
-static cps_status encode_images(void *context, const cps_real *planes, cps_real *const *components_out) {
+static cps_status encode_images(void *context, const cps_real *planes,
+                                cps_real *const *components_out) {
     return encode(context, CPS_SIDE_IMAGE, planes, NULL, components_out);
 }
 
-static cps_status encode_texts(void *context, const char *const *texts, cps_real *const *components_out) {
+static cps_status encode_texts(void *context, const char *const *texts,
+                               cps_real *const *components_out) {
     return encode(context, CPS_SIDE_TEXT, NULL, texts, components_out);
 }
 
@@ -197,14 +225,18 @@ static cps_status prepare(cps_embedder *embedder, cps_tape *tape) {
     if (objective->prepare_embed == NULL || embedder->lone_output >= 0) {
         return CPS_OK;
     }
-    embedder->embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = tape};
+    embedder->embed =
+        (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = tape};
     cps_status status = objective->prepare_embed(embedder->instance->self, &embedder->embed, tape);
-    status = status != CPS_OK ? status : cps_service_status(embedder->embed.status, embedder->embed.message);
+    status = status != CPS_OK ? status
+                              : cps_service_status(embedder->embed.status, embedder->embed.message);
     status = status != CPS_OK ? status : cps_tape_status(tape);
     return cps_fail_context(status, "objective '%s', prepare_embed", embedder->instance->name);
 }
 
-/* ---- creation --------------------------------------------------------------------------------------------------------------- */
+/* ---- creation
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
     static const char *const names[] = {"pooled", "projected", "feature"};
@@ -213,13 +245,18 @@ static cps_status choose_tower(cps_embedder *embedder, const char *tower, const 
         return cps_fail(CPS_ERR_USAGE, "features: the model has no image tower '%s'", tower);
     }
     for (int32_t i = 0; i < 3; i++) {
-        if (strcmp(names[i], output) == 0 && (i == 0 || cps_tower_get_config(found)->embed_dim > 0)) {
+        if (strcmp(names[i], output) == 0 &&
+            (i == 0 || cps_tower_get_config(found)->embed_dim > 0)) {
             embedder->lone_output = i;
-            embedder->sides[CPS_SIDE_IMAGE] = (cps_side){.wanted = true, .tower = found, .outputs = 1u << i};
+            embedder->sides[CPS_SIDE_IMAGE] =
+                (cps_side){.wanted = true, .tower = found, .outputs = 1u << i};
             return CPS_OK;
         }
     }
-    return cps_fail(CPS_ERR_USAGE, "features: tower '%s' has no output '%s': use \"pooled\", \"projected\" or \"feature\"", tower, output);
+    return cps_fail(
+        CPS_ERR_USAGE,
+        "features: tower '%s' has no output '%s': use \"pooled\", \"projected\" or \"feature\"",
+        tower, output);
 }
 
 static cps_recipe evaluation_recipe(const cps_tower_config *config) {
@@ -240,14 +277,17 @@ static void take_components(cps_embedder *embedder) {
     }
 }
 
-/* Components of the texts are paired with those of the images; beside features of a tower, texts that do not fit are left out. */
+/* Components of the texts are paired with those of the images; beside features of a tower, texts
+ * that do not fit are left out. */
 static cps_status pair_components(cps_embedder *embedder) {
     const cps_status status = check_components(embedder);
     if (status == CPS_OK) {
         return CPS_OK;
     }
     if (embedder->lone_output < 0) {
-        return cps_fail(CPS_ERR_INTERNAL, "objective '%s', embed: image and text components do not pair", embedder->instance->name);
+        return cps_fail(CPS_ERR_INTERNAL,
+                        "objective '%s', embed: image and text components do not pair",
+                        embedder->instance->name);
     }
     embedder->sides[CPS_SIDE_TEXT].wanted = false;
     cps_fail_clear();
@@ -259,8 +299,10 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_arena *arena = NULL;
     cps_tape *tape = NULL, *prepared = NULL;
     cps_status status = cps_arena_create_counting("evaluation", &arena);
-    status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &prepared);
-    status = status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &tape);
+    status = status != CPS_OK ? status
+                              : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &prepared);
+    status =
+        status != CPS_OK ? status : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &tape);
     status = status != CPS_OK ? status : prepare(embedder, prepared);
     for (int32_t side = 0; side < 2 && status == CPS_OK; side++) {
         if (!embedder->sides[side].wanted) {
@@ -281,7 +323,8 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     return status;
 }
 
-static cps_status fill(cps_embedder *embedder, const char *features_tower, const char *features_output) {
+static cps_status fill(cps_embedder *embedder, const char *features_tower,
+                       const char *features_output) {
     const cps_stage_plan *plan = embedder->plan;
     embedder->sides[0] = embedder->instance->sides[0];
     embedder->sides[1] = embedder->instance->sides[1];
@@ -291,11 +334,15 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower, const
     if (embedder->instance->objective->embed == NULL) {
         embedder->sides[CPS_SIDE_TEXT].wanted = false;
         if (features_tower == NULL) {
-            return cps_fail(CPS_ERR_USAGE, "objective '%s' says nothing about evaluations (no embed): give the evaluation features = { tower, output }", embedder->instance->name);
+            return cps_fail(CPS_ERR_USAGE,
+                            "objective '%s' says nothing about evaluations (no embed): give the "
+                            "evaluation features = { tower, output }",
+                            embedder->instance->name);
         }
     }
     if (!embedder->sides[CPS_SIDE_IMAGE].wanted) {
-        return cps_fail(CPS_ERR_USAGE, "objective '%s' has no image side to evaluate", embedder->instance->name);
+        return cps_fail(CPS_ERR_USAGE, "objective '%s' has no image side to evaluate",
+                        embedder->instance->name);
     }
     const size_t context = (size_t)plan->context;
     embedder->ids = calloc(GRAIN * context + 1, sizeof(int32_t));
@@ -313,14 +360,17 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower, const
     embedder->encoder.grain = GRAIN;
     embedder->encoder.images = encode_images;
     embedder->encoder.texts = embedder->sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
-    embedder->encoder.image_recipe = evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
+    embedder->encoder.image_recipe =
+        evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
     embedder->bytes = bytes;
     CPS_TRY(cps_arena_create("evaluation", bytes, true, &embedder->arena));
-    CPS_TRY(cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->prepared));
+    CPS_TRY(
+        cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->prepared));
     return cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->tape);
 }
 
-cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower, const char *features_output, cps_embedder **embedder_out) {
+cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower,
+                               const char *features_output, cps_embedder **embedder_out) {
     cps_embedder *embedder = calloc(1, sizeof *embedder);
     if (embedder == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation");

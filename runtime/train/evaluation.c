@@ -1,4 +1,5 @@
-/* Evaluations of a run: which are due, what they give, and what follows: best value, early stop, the job's on_evaluate. */
+/* Evaluations of a run: which are due, what they give, and what follows: best value, early stop,
+ * the job's on_evaluate. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,18 +15,23 @@
 static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, cps_due due) {
     const cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     const int64_t done = loop->state.data_step;
-    if (due == CPS_DUE_NOTHING || (options->kind == CPS_EVAL_VALIDATION_LOSS && !plan->has_loss && !plan->has_grain_loss)) {
+    if (due == CPS_DUE_NOTHING ||
+        (options->kind == CPS_EVAL_VALIDATION_LOSS && !plan->has_loss && !plan->has_grain_loss)) {
         return false; /* a stage that only fits has no loss to validate */
     }
     if (!cps_run_evaluates_in(options, plan->options.name)) {
         return false;
     }
-    const bool now = (options->every_steps > 0 && done % options->every_steps == 0) ||
-                     (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
-    return due == CPS_DUE_STAGE_END || (due == CPS_DUE_STEP && now) || (due == CPS_DUE_REST && !now);
+    const bool now =
+        (options->every_steps > 0 && done % options->every_steps == 0) ||
+        (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
+    return due == CPS_DUE_STAGE_END || (due == CPS_DUE_STEP && now) ||
+           (due == CPS_DUE_REST && !now);
 }
 
-/* ---- one evaluation --------------------------------------------------------------------------------------------------------- */
+/* ---- one evaluation
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 void cps_loop_close_embedder(cps_loop *loop) {
     cps_embedder_destroy(loop->embedder);
@@ -46,17 +52,22 @@ cps_status cps_loop_open_validations(cps_loop *loop) {
     }
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         const cps_run_evaluation *evaluation = &run->evaluations[i];
-        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS && (plan->has_loss || plan->has_grain_loss) && cps_run_evaluates_in(evaluation->options, plan->options.name)) {
-            CPS_TRY(cps_validation_create(run, loop->state.stage, evaluation, &loop->validations[i]));
+        if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS &&
+            (plan->has_loss || plan->has_grain_loss) &&
+            cps_run_evaluates_in(evaluation->options, plan->options.name)) {
+            CPS_TRY(
+                cps_validation_create(run, loop->state.stage, evaluation, &loop->validations[i]));
         }
     }
     return CPS_OK;
 }
 
-static cps_status open_embedder(cps_loop *loop, const cps_evaluation_options *options, cps_embedder **embedder_out) {
+static cps_status open_embedder(cps_loop *loop, const cps_evaluation_options *options,
+                                cps_embedder **embedder_out) {
     cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     if (options->features_tower != NULL) {
-        return cps_embedder_create(plan, options->features_tower, options->features_output, embedder_out);
+        return cps_embedder_create(plan, options->features_tower, options->features_output,
+                                   embedder_out);
     }
     if (loop->embedder == NULL) {
         CPS_TRY(cps_embedder_create(plan, NULL, NULL, &loop->embedder));
@@ -67,17 +78,20 @@ static cps_status open_embedder(cps_loop *loop, const cps_evaluation_options *op
 
 static void note_left_out(void *context, const cps_place *place, const char *reason) {
     cps_loop *loop = context;
-    if (cps_quarantine_note(loop->quarantine, cps_shard_path(place->shard), place->record, place->sample_id, reason) != CPS_OK) {
+    if (cps_quarantine_note(loop->quarantine, cps_shard_path(place->shard), place->record,
+                            place->sample_id, reason) != CPS_OK) {
         cps_log_once(CPS_LOG_WARN, cps_fail_message());
     }
 }
 
 /* Collective. */
-static cps_status score(cps_loop *loop, const cps_run_evaluation *evaluation, const cps_encoder *encoder, cps_json **metrics_out) {
+static cps_status score(cps_loop *loop, const cps_run_evaluation *evaluation,
+                        const cps_encoder *encoder, cps_json **metrics_out) {
     cps_run *run = loop->run;
     char *path = cps_format("%s/predictions/%s.h5", loop->folder, evaluation->options->name);
     char *folder = cps_path_folder(path);
-    cps_status status = cps_agree(run->comm, "predictions", cps_comm_rank(run->comm) == 0 ? cps_dir_create(folder) : CPS_OK);
+    cps_status status = cps_agree(run->comm, "predictions",
+                                  cps_comm_rank(run->comm) == 0 ? cps_dir_create(folder) : CPS_OK);
     free(folder);
     const cps_evaluation_request request = {
         .options = evaluation->options,
@@ -96,12 +110,15 @@ static cps_status score(cps_loop *loop, const cps_run_evaluation *evaluation, co
 }
 
 /* Collective. */
-static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation, cps_json **metrics_out) {
+static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation,
+                                  cps_json **metrics_out) {
     cps_embedder *embedder = NULL;
     cps_status status = open_embedder(loop, evaluation->options, &embedder);
     status = status != CPS_OK ? status : cps_embedder_prepare(embedder);
     status = cps_agree(loop->run->comm, "evaluation", status);
-    status = status != CPS_OK ? status : score(loop, evaluation, cps_embedder_encoder(embedder), metrics_out);
+    status = status != CPS_OK
+                 ? status
+                 : score(loop, evaluation, cps_embedder_encoder(embedder), metrics_out);
     if (embedder != loop->embedder) {
         cps_embedder_destroy(embedder);
     }
@@ -116,7 +133,9 @@ static cps_status evaluate(cps_loop *loop, int64_t index, cps_json **metrics_out
     return embed_and_score(loop, evaluation, metrics_out);
 }
 
-/* ---- what follows ------------------------------------------------------------------------------------------------------------ */
+/* ---- what follows
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 /* Value of "<evaluation>.<key>" in the metrics of this boundary; NaN if it was not made now. */
 static double value_of(const cps_json *all, const char *metric) {
@@ -130,7 +149,8 @@ static bool better(const char *metric, double now, double then, double margin) {
 static void note_best(cps_loop *loop, const cps_json *all) {
     const char *metric = loop->run->checkpoint.best;
     const double value = value_of(all, metric);
-    if (!isnan(value) && (!loop->state.has_best || better(metric, value, loop->state.best_value, 0.0))) {
+    if (!isnan(value) &&
+        (!loop->state.has_best || better(metric, value, loop->state.best_value, 0.0))) {
         loop->state.has_best = true;
         loop->state.best_value = value;
         loop->state.new_best = true;
@@ -143,7 +163,8 @@ static bool early_stop(cps_loop *loop, const cps_json *all) {
     if (isnan(value)) {
         return false;
     }
-    if (!loop->state.has_stop || better(options->metric, value, loop->state.stop_value, options->min_delta)) {
+    if (!loop->state.has_stop ||
+        better(options->metric, value, loop->state.stop_value, options->min_delta)) {
         loop->state.has_stop = true;
         loop->state.stop_value = value;
         loop->state.waited = 0;
@@ -153,7 +174,8 @@ static bool early_stop(cps_loop *loop, const cps_json *all) {
     return loop->state.waited >= options->patience;
 }
 
-/* The job's function decides on rank 0; its table reaches all, so that checkpoints agree. Collective. */
+/* The job's function decides on rank 0; its table reaches all, so that checkpoints agree.
+ * Collective. */
 static cps_status ask_job(cps_loop *loop, const cps_json *all, bool *stop_out) {
     cps_run *run = loop->run;
     if (!run->job_options.has_on_evaluate) {
@@ -220,9 +242,11 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
         cps_json *metrics = NULL;
         status = evaluate(loop, i, &metrics);
         if (status == CPS_OK) {
-            status = cps_agree(run->comm, "report of an evaluation", cps_loop_report_evaluation(loop, options->name, metrics));
+            status = cps_agree(run->comm, "report of an evaluation",
+                               cps_loop_report_evaluation(loop, options->name, metrics));
         }
-        for (const cps_json *metric = cps_json_first(metrics); metric != NULL; metric = cps_json_next(metric)) {
+        for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
+             metric = cps_json_next(metric)) {
             char name[256];
             snprintf(name, sizeof name, "%s.%s", options->name, cps_json_key(metric));
             cps_json_add_number(all, name, cps_json_number(metric));

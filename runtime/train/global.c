@@ -4,14 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static const cps_instance *owner_of(const cps_global *global)
-{
+static const cps_instance *owner_of(const cps_global *global) {
     return &global->plan->instances[global->owner];
 }
 
 static cps_status global_fail(const cps_global *global, const char *format, ...) CPS_PRINTF(2, 3);
-static cps_status global_fail(const cps_global *global, const char *format, ...)
-{
+static cps_status global_fail(const cps_global *global, const char *format, ...) {
     cps_global *writable = (cps_global *)(uintptr_t)global;
     char text[900];
     va_list arguments;
@@ -21,15 +19,14 @@ static cps_status global_fail(const cps_global *global, const char *format, ...)
     return cps_service_fail(&writable->status, writable->message, CPS_ERR_INTERNAL, "%s", text);
 }
 
-cps_step_info cps_serve_global_step(const cps_global *global)
-{
+cps_step_info cps_serve_global_step(const cps_global *global) {
     return global->info;
 }
 
-cps_tensor *cps_serve_global_rows(const cps_global *global, const char *slot)
-{
+cps_tensor *cps_serve_global_rows(const cps_global *global, const char *slot) {
     for (int32_t i = 0; i < global->plan->slot_count; i++) {
-        if (global->plan->slots[i].owner == global->owner && strcmp(global->plan->slots[i].name, slot) == 0) {
+        if (global->plan->slots[i].owner == global->owner &&
+            strcmp(global->plan->slots[i].name, slot) == 0) {
             return global->slots[i];
         }
     }
@@ -38,8 +35,7 @@ cps_tensor *cps_serve_global_rows(const cps_global *global, const char *slot)
 }
 
 /* A scalar parameter as a leaf of the loss's tape: its gradient is kept apart and counts once. */
-cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
-{
+cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id) {
     cps_global *writable = (cps_global *)(uintptr_t)global;
     const cps_instance *instance = owner_of(global);
     if (id < 0 || id >= instance->param_count) {
@@ -54,7 +50,10 @@ cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
     }
     cps_param *param = cps_params_at(cps_model_params(global->plan->model), index);
     if (param->count != 1 && param->learns) {
-        global_fail(global, "parameter '%s' has %lld elements; `loss` may use scalars only: larger ones belong to head or grain_loss", param->name, (long long)param->count);
+        global_fail(global,
+                    "parameter '%s' has %lld elements; `loss` may use scalars only: larger ones "
+                    "belong to head or grain_loss",
+                    param->name, (long long)param->count);
         return NULL;
     }
     if (global->param_count == CPS_INSTANCE_IDS) {
@@ -71,7 +70,8 @@ cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
             *grad = 0;
         }
     }
-    cps_tensor *leaf = cps_tape_leaf(global->tape, CPS_REAL, param->spec.rank, param->spec.shape, param->tensor.data, grad, index);
+    cps_tensor *leaf = cps_tape_leaf(global->tape, CPS_REAL, param->spec.rank, param->spec.shape,
+                                     param->tensor.data, grad, index);
     if (leaf == NULL) {
         return NULL;
     }
@@ -82,18 +82,18 @@ cps_tensor *cps_serve_global_parameter(const cps_global *global, int32_t id)
     return leaf;
 }
 
-double cps_serve_global_count(const cps_global *global, int64_t which)
-{
+double cps_serve_global_count(const cps_global *global, int64_t which) {
     const cps_instance *instance = owner_of(global);
     if (which < 0 || which >= instance->count_count) {
-        global_fail(global, "count %lld, of %lld", (long long)which, (long long)instance->count_count);
+        global_fail(global, "count %lld, of %lld", (long long)which,
+                    (long long)instance->count_count);
         return 1.0;
     }
     return global->counts == NULL ? 1.0 : global->counts[instance->count_at + which];
 }
 
-void cps_serve_global_term(cps_global *global, const char *name, cps_tensor *scalar, double weight)
-{
+void cps_serve_global_term(cps_global *global, const char *name, cps_tensor *scalar,
+                           double weight) {
     if (scalar == NULL) {
         return;
     }
@@ -103,29 +103,30 @@ void cps_serve_global_term(cps_global *global, const char *name, cps_tensor *sca
     }
     const int32_t at = global->term_count++;
     if (!cps_is_scalar(scalar)) {
-        global_fail(global, "term '%s' is no scalar: add it up with cps_batch_sum or cps_sum", name);
+        global_fail(global, "term '%s' is no scalar: add it up with cps_batch_sum or cps_sum",
+                    name);
         return;
     }
     global->terms[at] = scalar;
     global->term_weights[at] = weight * owner_of(global)->weight;
-    snprintf(global->term_names[at], sizeof global->term_names[at], "%s%s%s", global->plan->instance_count > 1 ? owner_of(global)->name : "",
+    snprintf(global->term_names[at], sizeof global->term_names[at], "%s%s%s",
+             global->plan->instance_count > 1 ? owner_of(global)->name : "",
              global->plan->instance_count > 1 ? "." : "", name);
 }
 
-void cps_serve_global_report(cps_global *global, const char *name, double value)
-{
+void cps_serve_global_report(cps_global *global, const char *name, double value) {
     if (global->report_count == CPS_STAGE_TERMS) {
         global_fail(global, "more than %d reports ('%s')", CPS_STAGE_TERMS, name);
         return;
     }
     const int32_t at = global->report_count++;
-    snprintf(global->report_names[at], sizeof global->report_names[at], "%s%s%s", global->plan->instance_count > 1 ? owner_of(global)->name : "",
+    snprintf(global->report_names[at], sizeof global->report_names[at], "%s%s%s",
+             global->plan->instance_count > 1 ? owner_of(global)->name : "",
              global->plan->instance_count > 1 ? "." : "", name);
     global->report_values[at] = value;
 }
 
-static const cps_stage_buffer *buffer_of(const cps_global *global, int32_t id)
-{
+static const cps_stage_buffer *buffer_of(const cps_global *global, int32_t id) {
     const cps_instance *instance = owner_of(global);
     const int32_t index = id < 0 || id >= instance->param_count ? -1 : instance->buffers[id];
     if (index < 0) {
@@ -135,14 +136,14 @@ static const cps_stage_buffer *buffer_of(const cps_global *global, int32_t id)
     return &global->plan->buffers[index];
 }
 
-const double *cps_serve_global_sum(const cps_global *global, int32_t buffer)
-{
+const double *cps_serve_global_sum(const cps_global *global, int32_t buffer) {
     const cps_stage_buffer *found = buffer_of(global, buffer);
     return found == NULL || global->sums == NULL ? NULL : global->sums + found->at;
 }
 
-cps_real *cps_serve_global_buffer(cps_global *global, int32_t buffer)
-{
+cps_real *cps_serve_global_buffer(cps_global *global, int32_t buffer) {
     const cps_stage_buffer *found = buffer_of(global, buffer);
-    return found == NULL ? NULL : cps_params_at(cps_model_params(global->plan->model), found->param)->tensor.data;
+    return found == NULL
+               ? NULL
+               : cps_params_at(cps_model_params(global->plan->model), found->param)->tensor.data;
 }

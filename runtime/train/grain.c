@@ -1,5 +1,6 @@
-/* Calls of a grain: rows of a call's views stand view after view in one tower input. Texts: ids, offsets and ends of the
- * views are joined into arrays of the run, because backward passes read them later. */
+/* Calls of a grain: rows of a call's views stand view after view in one tower input. Texts: ids,
+ * offsets and ends of the views are joined into arrays of the run, because backward passes read
+ * them later. */
 #include "train/grain.h"
 
 #include <stdlib.h>
@@ -19,13 +20,14 @@ typedef struct call_memory {
 struct cps_grain_run {
     cps_stage_plan *plan;
     call_memory calls[CPS_STAGE_VIEWS];
-    int32_t *view_offsets[CPS_STAGE_VIEWS]; /* of token outputs, from 0 for the view's first sample */
+    int32_t
+        *view_offsets[CPS_STAGE_VIEWS]; /* of token outputs, from 0 for the view's first sample */
     int32_t *view_ends[CPS_STAGE_VIEWS];
     cps_grain grain;
 };
 
-int64_t cps_view_rows_in(const cps_stage_plan *plan, int32_t view, int64_t grain, int64_t grains, int64_t clock_rows)
-{
+int64_t cps_view_rows_in(const cps_stage_plan *plan, int32_t view, int64_t grain, int64_t grains,
+                         int64_t clock_rows) {
     const cps_stage_view *entry = &plan->views[view];
     if (entry->stream < 0) {
         const int64_t count = entry->view.fixed_text_count;
@@ -34,19 +36,18 @@ int64_t cps_view_rows_in(const cps_stage_plan *plan, int32_t view, int64_t grain
     return entry->stream == 0 ? clock_rows : plan->streams[entry->stream].rows;
 }
 
-static int64_t most_rows(const cps_stage_plan *plan, int32_t view)
-{
+static int64_t most_rows(const cps_stage_plan *plan, int32_t view) {
     const cps_stage_view *entry = &plan->views[view];
     if (entry->stream >= 0) {
         return plan->streams[entry->stream].rows;
     }
     /* A kept tail step has fewer grains, hence more texts in each: at worst all of them in one. */
-    return plan->options.tail == CPS_TAIL_KEEP ? entry->view.fixed_text_count
-                                               : cps_ceil_div(entry->view.fixed_text_count, plan->grains);
+    return plan->options.tail == CPS_TAIL_KEEP
+               ? entry->view.fixed_text_count
+               : cps_ceil_div(entry->view.fixed_text_count, plan->grains);
 }
 
-static bool allocate_call(cps_stage_plan *plan, const cps_stage_call *call, call_memory *memory)
-{
+static bool allocate_call(cps_stage_plan *plan, const cps_stage_call *call, call_memory *memory) {
     for (int32_t v = 0; v < call->view_count; v++) {
         memory->rows += most_rows(plan, call->views[v]);
     }
@@ -62,8 +63,7 @@ static bool allocate_call(cps_stage_plan *plan, const cps_stage_call *call, call
     return memory->draws != NULL;
 }
 
-cps_status cps_grain_run_create(cps_stage_plan *plan, cps_grain_run **run_out)
-{
+cps_status cps_grain_run_create(cps_stage_plan *plan, cps_grain_run **run_out) {
     cps_grain_run *run = calloc(1, sizeof *run);
     bool fine = run != NULL;
     for (int32_t c = 0; fine && c < plan->call_count; c++) {
@@ -84,8 +84,7 @@ cps_status cps_grain_run_create(cps_stage_plan *plan, cps_grain_run **run_out)
     return CPS_OK;
 }
 
-void cps_grain_run_destroy(cps_grain_run *run)
-{
+void cps_grain_run_destroy(cps_grain_run *run) {
     if (run == NULL) {
         return;
     }
@@ -100,22 +99,21 @@ void cps_grain_run_destroy(cps_grain_run *run)
     free(run);
 }
 
-cps_grain *cps_grain_run_grain(cps_grain_run *run)
-{
+cps_grain *cps_grain_run_grain(cps_grain_run *run) {
     return &run->grain;
 }
 
-/* ---- inputs of a call ---------------------------------------------------------------------------------------------- */
+/* ---- inputs of a call
+ * ---------------------------------------------------------------------------------------------- */
 
-/* Where a view's texts come from: its loader input or a slice of its fixed texts. Planning: nowhere, and all are as long as
- * the longest can be. */
+/* Where a view's texts come from: its loader input or a slice of its fixed texts. Planning:
+ * nowhere, and all are as long as the longest can be. */
 typedef struct text_source {
     int64_t rows, length;
     const int32_t *ids, *offsets, *ends; /* NULL while planning */
 } text_source;
 
-static int64_t longest_text(const cps_stage_plan *plan, const cps_stage_view *entry)
-{
+static int64_t longest_text(const cps_stage_plan *plan, const cps_stage_view *entry) {
     int64_t longest = entry->stream < 0 ? 0 : plan->context;
     for (int64_t i = 0; entry->stream < 0 && i < entry->fixed.count; i++) {
         longest = cps_max_i64(longest, entry->fixed.offsets[i + 1] - entry->fixed.offsets[i]);
@@ -123,49 +121,50 @@ static int64_t longest_text(const cps_stage_plan *plan, const cps_stage_view *en
     return longest;
 }
 
-static text_source find_texts(const cps_grain *grain, int32_t view, int64_t rows)
-{
+static text_source find_texts(const cps_grain *grain, int32_t view, int64_t rows) {
     const cps_stage_view *entry = &grain->plan->views[view];
     if (cps_tape_get_mode(grain->tape) == CPS_TAPE_PLAN) {
         return (text_source){.rows = rows, .length = longest_text(grain->plan, entry)};
     }
     if (entry->stream < 0) {
         const int64_t first = grain->info.grain * entry->view.fixed_text_count / grain->info.grains;
-        return (text_source){rows, 0, entry->fixed.ids, entry->fixed.offsets + first, entry->fixed.ends + first};
+        return (text_source){rows, 0, entry->fixed.ids, entry->fixed.offsets + first,
+                             entry->fixed.ends + first};
     }
     const cps_input_rows *input = &grain->batch->inputs[entry->input];
     return (text_source){rows, 0, input->ids, input->offsets, input->ends};
 }
 
 /* Appends a view's texts at row `at`. */
-static void append_texts(call_memory *memory, const text_source *source, int64_t at)
-{
+static void append_texts(call_memory *memory, const text_source *source, int64_t at) {
     for (int64_t i = 0; i < source->rows; i++) {
-        const int64_t length = source->offsets == NULL ? source->length : source->offsets[i + 1] - source->offsets[i];
+        const int64_t length =
+            source->offsets == NULL ? source->length : source->offsets[i + 1] - source->offsets[i];
         const int32_t start = memory->offsets[at + i];
         if (source->ids != NULL) {
-            memcpy(memory->ids + start, source->ids + source->offsets[i], (size_t)length * sizeof(int32_t));
+            memcpy(memory->ids + start, source->ids + source->offsets[i],
+                   (size_t)length * sizeof(int32_t));
         }
         memory->offsets[at + i + 1] = start + (int32_t)length;
-        memory->ends[at + i] = start + (source->ends == NULL ? (int32_t)length - 1 : source->ends[i]);
+        memory->ends[at + i] =
+            start + (source->ends == NULL ? (int32_t)length - 1 : source->ends[i]);
     }
 }
 
-static int64_t join_texts(cps_grain_run *run, const cps_stage_call *call, call_memory *memory)
-{
+static int64_t join_texts(cps_grain_run *run, const cps_stage_call *call, call_memory *memory) {
     const cps_grain *grain = &run->grain;
     int64_t rows = 0;
     memory->offsets[0] = 0;
     for (int32_t v = 0; v < call->view_count; v++) {
-        const text_source source = find_texts(grain, call->views[v], grain->views[call->views[v]].rows);
+        const text_source source =
+            find_texts(grain, call->views[v], grain->views[call->views[v]].rows);
         append_texts(memory, &source, rows);
         rows += source.rows;
     }
     return rows;
 }
 
-static int64_t call_rows(const cps_grain *grain, const cps_stage_call *call)
-{
+static int64_t call_rows(const cps_grain *grain, const cps_stage_call *call) {
     int64_t rows = 0;
     for (int32_t v = 0; v < call->view_count; v++) {
         rows += grain->views[call->views[v]].rows;
@@ -173,8 +172,8 @@ static int64_t call_rows(const cps_grain *grain, const cps_stage_call *call)
     return rows;
 }
 
-static cps_tensor *join_images(const cps_grain_run *run, const cps_grain_input *input, const cps_stage_call *call, cps_tape *tape)
-{
+static cps_tensor *join_images(const cps_grain_run *run, const cps_grain_input *input,
+                               const cps_stage_call *call, cps_tape *tape) {
     const cps_grain *grain = &run->grain;
     const int64_t shape[4] = {call_rows(grain, call), 3, call->size, call->size};
     cps_tensor *images = cps_tape_tensor(tape, CPS_REAL, 4, shape);
@@ -190,8 +189,7 @@ static cps_tensor *join_images(const cps_grain_run *run, const cps_grain_input *
     return images;
 }
 
-static void fill_draws(const cps_grain_run *run, const cps_stage_call *call, call_memory *memory)
-{
+static void fill_draws(const cps_grain_run *run, const cps_stage_call *call, call_memory *memory) {
     const cps_grain *grain = &run->grain;
     int64_t at = 0;
     for (int32_t v = 0; v < call->view_count; v++) {
@@ -202,8 +200,10 @@ static void fill_draws(const cps_grain_run *run, const cps_stage_call *call, cal
                 .seed = grain->plan->seed,
                 .stage = (uint32_t)grain->plan->index,
                 .stream = (uint32_t)entry->stream,
-                .epoch = grain->batch == NULL ? 0 : grain->batch->streams[entry->stream].epochs[row],
-                .position = grain->batch == NULL ? 0 : grain->batch->streams[entry->stream].positions[row],
+                .epoch =
+                    grain->batch == NULL ? 0 : grain->batch->streams[entry->stream].epochs[row],
+                .position =
+                    grain->batch == NULL ? 0 : grain->batch->streams[entry->stream].positions[row],
                 .view = (uint32_t)view,
                 .crop = (uint32_t)entry->view.crop,
             };
@@ -211,27 +211,35 @@ static void fill_draws(const cps_grain_run *run, const cps_stage_call *call, cal
     }
 }
 
-static cps_status call_input(cps_grain_run *run, const cps_grain_input *input, int32_t index, cps_tape *tape, cps_tower_input *out)
-{
+static cps_status call_input(cps_grain_run *run, const cps_grain_input *input, int32_t index,
+                             cps_tape *tape, cps_tower_input *out) {
     const cps_stage_call *call = &run->plan->calls[index];
     call_memory *memory = &run->calls[index];
-    const bool training = !call->evaluation && call->mode == CPS_VIEW_GRADIENT && !input->info.evaluation;
+    const bool training =
+        !call->evaluation && call->mode == CPS_VIEW_GRADIENT && !input->info.evaluation;
     if (!call->text) {
         fill_draws(run, call, memory);
-        *out = (cps_tower_input){.image = join_images(run, input, call, tape), .training = training, .draws = memory->draws};
+        *out = (cps_tower_input){.image = join_images(run, input, call, tape),
+                                 .training = training,
+                                 .draws = memory->draws};
         return cps_tape_status(tape);
     }
     const int64_t rows = join_texts(run, call, memory);
     const int64_t shape[1] = {memory->offsets[rows]};
     cps_tensor *ids = cps_tape_leaf(tape, CPS_I32, 1, shape, memory->ids, NULL, -1);
-    *out = (cps_tower_input){.ids = ids, .count = rows, .offsets = memory->offsets, .ends = memory->ends, .training = training};
+    *out = (cps_tower_input){.ids = ids,
+                             .count = rows,
+                             .offsets = memory->offsets,
+                             .ends = memory->ends,
+                             .training = training};
     return cps_tape_status(tape);
 }
 
-/* ---- outputs of a call -------------------------------------------------------------------------------------------------- */
+/* ---- outputs of a call
+ * --------------------------------------------------------------------------------------------------
+ */
 
-static void gather_outputs(const cps_tower_output *from, cps_tensor *to[CPS_OUTPUT_KINDS])
-{
+static void gather_outputs(const cps_tower_output *from, cps_tensor *to[CPS_OUTPUT_KINDS]) {
     to[0] = from->pooled;
     to[1] = from->projected;
     to[2] = from->feature;
@@ -240,20 +248,23 @@ static void gather_outputs(const cps_tower_output *from, cps_tensor *to[CPS_OUTP
 }
 
 /* A call without a gradient: run on the plain tape in the same arena, results copied below it. */
-static cps_status forward_plain(cps_grain_run *run, const cps_grain_input *input, int32_t index, cps_tensor *outputs[CPS_OUTPUT_KINDS],
-                                cps_tower_output *out)
-{
+static cps_status forward_plain(cps_grain_run *run, const cps_grain_input *input, int32_t index,
+                                cps_tensor *outputs[CPS_OUTPUT_KINDS], cps_tower_output *out) {
     const cps_stage_call *call = &run->plan->calls[index];
     const int64_t samples = call_rows(&run->grain, call);
     cps_tensor *copies[CPS_OUTPUT_KINDS] = {NULL};
-    const int64_t positions = call->text ? -1 : 1 + (call->size / cps_tower_get_config(call->tower)->patch) * (call->size / cps_tower_get_config(call->tower)->patch);
+    const int64_t positions = call->text
+                                  ? -1
+                                  : 1 + (call->size / cps_tower_get_config(call->tower)->patch) *
+                                            (call->size / cps_tower_get_config(call->tower)->patch);
     if (call->text) {
         join_texts(run, call, &run->calls[index]);
     }
     const int64_t tokens = call->text ? run->calls[index].offsets[samples] : samples * positions;
     for (int32_t k = 0; k < CPS_OUTPUT_KINDS; k++) {
         if ((call->outputs & (1u << k)) != 0) {
-            const int64_t shape[2] = {k >= 3 ? tokens : samples, cps_output_width(call->tower, 1u << k)};
+            const int64_t shape[2] = {k >= 3 ? tokens : samples,
+                                      cps_output_width(call->tower, 1u << k)};
             copies[k] = cps_tape_tensor(input->tape, CPS_REAL, 2, shape);
         }
     }
@@ -267,7 +278,8 @@ static cps_status forward_plain(cps_grain_run *run, const cps_grain_input *input
         gather_outputs(out, outputs);
         for (int32_t k = 0; k < CPS_OUTPUT_KINDS; k++) {
             if (copies[k] != NULL && cps_tape_computes(input->plain)) {
-                memcpy(copies[k]->data, outputs[k]->data, (size_t)(copies[k]->shape[0] * copies[k]->shape[1]) * sizeof(cps_real));
+                memcpy(copies[k]->data, outputs[k]->data,
+                       (size_t)(copies[k]->shape[0] * copies[k]->shape[1]) * sizeof(cps_real));
             }
             outputs[k] = copies[k];
         }
@@ -277,9 +289,9 @@ static cps_status forward_plain(cps_grain_run *run, const cps_grain_input *input
 }
 
 /* Cuts a call's outputs into those of its views, and their token positions. */
-static void deal_outputs(cps_grain_run *run, const cps_grain_input *input, const cps_stage_call *call, cps_tensor *outputs[CPS_OUTPUT_KINDS],
-                         const cps_tower_output *out)
-{
+static void deal_outputs(cps_grain_run *run, const cps_grain_input *input,
+                         const cps_stage_call *call, cps_tensor *outputs[CPS_OUTPUT_KINDS],
+                         const cps_tower_output *out) {
     const cps_stage_plan *plan = run->plan;
     int64_t at = 0;
     for (int32_t v = 0; v < call->view_count; v++) {
@@ -310,8 +322,7 @@ static void deal_outputs(cps_grain_run *run, const cps_grain_input *input, const
     }
 }
 
-static cps_status run_call(cps_grain_run *run, const cps_grain_input *input, int32_t index)
-{
+static cps_status run_call(cps_grain_run *run, const cps_grain_input *input, int32_t index) {
     const cps_stage_call *call = &run->plan->calls[index];
     cps_tensor *outputs[CPS_OUTPUT_KINDS] = {NULL};
     cps_tower_output out = {0};
@@ -328,13 +339,14 @@ static cps_status run_call(cps_grain_run *run, const cps_grain_input *input, int
 }
 
 /* Views of a frozen call are constants: rows of the stage's features. */
-static cps_status take_frozen(cps_grain_run *run, const cps_grain_input *input, const cps_stage_call *call)
-{
+static cps_status take_frozen(cps_grain_run *run, const cps_grain_input *input,
+                              const cps_stage_call *call) {
     const cps_stage_plan *plan = run->plan;
     for (int32_t v = 0; v < call->view_count; v++) {
         const int32_t view = call->views[v];
         const uint32_t output = plan->views[view].view.outputs;
-        const int64_t shape[2] = {run->grain.views[view].rows, cps_output_width(call->tower, output)};
+        const int64_t shape[2] = {run->grain.views[view].rows,
+                                  cps_output_width(call->tower, output)};
         cps_tensor *rows = cps_tape_tensor(input->tape, CPS_REAL, 2, shape);
         if (rows != NULL && cps_tape_computes(input->tape)) {
             CPS_BUG_IF(plan->frozen == NULL);
@@ -345,10 +357,11 @@ static cps_status take_frozen(cps_grain_run *run, const cps_grain_input *input, 
     return cps_tape_status(input->tape);
 }
 
-/* ---- the grain ------------------------------------------------------------------------------------------------------------ */
+/* ---- the grain
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
-static void begin(cps_grain_run *run, const cps_grain_input *input)
-{
+static void begin(cps_grain_run *run, const cps_grain_input *input) {
     cps_stage_plan *plan = run->plan;
     cps_grain *grain = &run->grain;
     memset(grain, 0, sizeof *grain);
@@ -359,43 +372,54 @@ static void begin(cps_grain_run *run, const cps_grain_input *input)
     grain->info = input->info;
     grain->counts = input->counts;
     grain->sums = input->sums;
-    const int64_t clock_rows = input->batch == NULL || plan->stream_count == 0 ? plan->options.grain : input->batch->streams[0].rows;
+    const int64_t clock_rows = input->batch == NULL || plan->stream_count == 0
+                                   ? plan->options.grain
+                                   : input->batch->streams[0].rows;
     const bool planning = cps_tape_get_mode(input->tape) == CPS_TAPE_PLAN;
     for (int32_t v = 0; v < plan->view_count; v++) {
-        grain->views[v].rows = planning ? most_rows(plan, v) : cps_view_rows_in(plan, v, input->info.grain, input->info.grains, clock_rows);
+        grain->views[v].rows =
+            planning ? most_rows(plan, v)
+                     : cps_view_rows_in(plan, v, input->info.grain, input->info.grains, clock_rows);
         const int32_t stream = plan->views[v].stream;
-        grain->views[v].first_row = stream < 0 ? input->info.grain * plan->views[v].view.fixed_text_count / input->info.grains
-                                               : input->info.grain * plan->streams[stream].rows;
+        grain->views[v].first_row =
+            stream < 0
+                ? input->info.grain * plan->views[v].view.fixed_text_count / input->info.grains
+                : input->info.grain * plan->streams[stream].rows;
     }
 }
 
-static cps_status bind_annotations(cps_grain_run *run, const cps_grain_input *input)
-{
+static cps_status bind_annotations(cps_grain_run *run, const cps_grain_input *input) {
     cps_stage_plan *plan = run->plan;
     for (int32_t a = 0; a < plan->annotation_count; a++) {
         const cps_stage_annotation *annotation = &plan->annotations[a];
-        const cps_input_rows *rows = input->batch == NULL ? NULL : &input->batch->inputs[annotation->input];
-        const int64_t shape[2] = {rows == NULL ? plan->streams[annotation->stream].rows : rows->rows, annotation->annotation.width};
+        const cps_input_rows *rows =
+            input->batch == NULL ? NULL : &input->batch->inputs[annotation->input];
+        const int64_t shape[2] = {rows == NULL ? plan->streams[annotation->stream].rows
+                                               : rows->rows,
+                                  annotation->annotation.width};
         void *data = rows == NULL ? NULL : (void *)(uintptr_t)rows->annotation;
-        run->grain.annotations[a] = cps_tape_leaf(input->tape, annotation->annotation.dtype, 2, shape, data, NULL, -1);
+        run->grain.annotations[a] =
+            cps_tape_leaf(input->tape, annotation->annotation.dtype, 2, shape, data, NULL, -1);
     }
     return cps_tape_status(input->tape);
 }
 
-/* The loss reads every slot of every grain: one that a head left out would be rows of an older step. */
-static cps_status check_emitted(const cps_grain *grain)
-{
+/* The loss reads every slot of every grain: one that a head left out would be rows of an older
+ * step. */
+static cps_status check_emitted(const cps_grain *grain) {
     const cps_stage_plan *plan = grain->plan;
     for (int32_t s = 0; s < plan->slot_count && plan->has_loss; s++) {
         if (plan->slots[s].owner == grain->owner && grain->emitted[s] == NULL) {
-            return cps_fail(CPS_ERR_INTERNAL, "its head did not emit '%s', which it emitted while the stage was planned: emit every slot in every grain", plan->slots[s].name);
+            return cps_fail(CPS_ERR_INTERNAL,
+                            "its head did not emit '%s', which it emitted while the stage was "
+                            "planned: emit every slot in every grain",
+                            plan->slots[s].name);
         }
     }
     return CPS_OK;
 }
 
-static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *input)
-{
+static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *input) {
     cps_stage_plan *plan = run->plan;
     cps_grain *grain = &run->grain;
     for (int32_t i = 0; i < plan->instance_count; i++) {
@@ -418,14 +442,14 @@ static cps_status run_objectives(cps_grain_run *run, const cps_grain_input *inpu
             status = check_emitted(grain);
         }
         if (status != CPS_OK) {
-            return cps_fail_context(status, "objective '%s', grain %lld", instance->name, (long long)input->info.grain);
+            return cps_fail_context(status, "objective '%s', grain %lld", instance->name,
+                                    (long long)input->info.grain);
         }
     }
     return CPS_OK;
 }
 
-cps_status cps_grain_forward(cps_grain_run *run, const cps_grain_input *input)
-{
+cps_status cps_grain_forward(cps_grain_run *run, const cps_grain_input *input) {
     begin(run, input);
     if (input->sums != NULL) {
         memset(input->sums, 0, (size_t)run->plan->sum_width * sizeof(double));
@@ -441,8 +465,7 @@ cps_status cps_grain_forward(cps_grain_run *run, const cps_grain_input *input)
     return run_objectives(run, input);
 }
 
-cps_status cps_grain_prepare(cps_grain_run *run, const cps_grain_input *input, double *counts)
-{
+cps_status cps_grain_prepare(cps_grain_run *run, const cps_grain_input *input, double *counts) {
     begin(run, input);
     CPS_TRY(bind_annotations(run, input));
     memset(counts, 0, (size_t)run->plan->count_width * sizeof(double));
@@ -450,10 +473,13 @@ cps_status cps_grain_prepare(cps_grain_run *run, const cps_grain_input *input, d
         const cps_instance *instance = &run->plan->instances[i];
         if (instance->objective->prepare != NULL && instance->count_count > 0) {
             run->grain.owner = i;
-            cps_status status = instance->objective->prepare(instance->self, &run->grain, counts + instance->count_at);
-            status = status != CPS_OK ? status : cps_service_status(run->grain.status, run->grain.message);
+            cps_status status = instance->objective->prepare(instance->self, &run->grain,
+                                                             counts + instance->count_at);
+            status = status != CPS_OK ? status
+                                      : cps_service_status(run->grain.status, run->grain.message);
             if (status != CPS_OK) {
-                return cps_fail_context(status, "objective '%s', prepare of grain %lld", instance->name, (long long)input->info.grain);
+                return cps_fail_context(status, "objective '%s', prepare of grain %lld",
+                                        instance->name, (long long)input->info.grain);
             }
         }
     }

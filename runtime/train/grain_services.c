@@ -1,5 +1,6 @@
-/* Services of head, grain_loss and prepare. What they name (slots, terms, reports) is learnt while the stage is planned: a
- * planning run of every head and grain loss; a name that first appears later is an error of the objective. */
+/* Services of head, grain_loss and prepare. What they name (slots, terms, reports) is learnt while
+ * the stage is planned: a planning run of every head and grain loss; a name that first appears
+ * later is an error of the objective. */
 #include "train/grain.h"
 
 #include <stdio.h>
@@ -7,19 +8,16 @@
 
 #include "base/rng.h"
 
-static bool planning(const cps_grain *grain)
-{
+static bool planning(const cps_grain *grain) {
     return cps_tape_get_mode(grain->tape) == CPS_TAPE_PLAN;
 }
 
-static const cps_instance *owner_of(const cps_grain *grain)
-{
+static const cps_instance *owner_of(const cps_grain *grain) {
     return &grain->plan->instances[grain->owner];
 }
 
 static cps_status grain_fail(const cps_grain *grain, const char *format, ...) CPS_PRINTF(2, 3);
-static cps_status grain_fail(const cps_grain *grain, const char *format, ...)
-{
+static cps_status grain_fail(const cps_grain *grain, const char *format, ...) {
     cps_grain *writable = (cps_grain *)(uintptr_t)grain;
     char text[900];
     va_list arguments;
@@ -30,8 +28,7 @@ static cps_status grain_fail(const cps_grain *grain, const char *format, ...)
 }
 
 /* The stage's view behind an instance's id, or -1 with a failure. */
-static int32_t view_of(const cps_grain *grain, int32_t id)
-{
+static int32_t view_of(const cps_grain *grain, int32_t id) {
     const cps_instance *instance = owner_of(grain);
     if (id < 0 || id >= instance->view_count) {
         grain_fail(grain, "view id %d, of %d views", id, instance->view_count);
@@ -40,51 +37,45 @@ static int32_t view_of(const cps_grain *grain, int32_t id)
     return instance->views[id];
 }
 
-cps_step_info cps_serve_grain_step(const cps_grain *grain)
-{
+cps_step_info cps_serve_grain_step(const cps_grain *grain) {
     return grain->info;
 }
 
-int64_t cps_serve_grain_rows(const cps_grain *grain, int32_t view)
-{
+int64_t cps_serve_grain_rows(const cps_grain *grain, int32_t view) {
     const int32_t index = view_of(grain, view);
     return index < 0 ? 0 : grain->views[index].rows;
 }
 
-int64_t cps_serve_grain_first_row(const cps_grain *grain, int32_t view)
-{
+int64_t cps_serve_grain_first_row(const cps_grain *grain, int32_t view) {
     const int32_t index = view_of(grain, view);
     return index < 0 ? 0 : grain->views[index].first_row;
 }
 
-cps_tensor *cps_serve_grain_output(const cps_grain *grain, int32_t view, uint32_t output)
-{
+cps_tensor *cps_serve_grain_output(const cps_grain *grain, int32_t view, uint32_t output) {
     const int32_t index = view_of(grain, view);
     const int32_t kind = cps_output_index(output);
     if (index < 0) {
         return NULL;
     }
     if (kind < 0 || grain->views[index].outputs[kind] == NULL) {
-        grain_fail(grain, "output 0x%x of view '%s' was not asked for in create", output, grain->plan->views[index].view.name);
+        grain_fail(grain, "output 0x%x of view '%s' was not asked for in create", output,
+                   grain->plan->views[index].view.name);
         return NULL;
     }
     return grain->views[index].outputs[kind];
 }
 
-const int32_t *cps_serve_grain_offsets(const cps_grain *grain, int32_t view)
-{
+const int32_t *cps_serve_grain_offsets(const cps_grain *grain, int32_t view) {
     const int32_t index = view_of(grain, view);
     return index < 0 ? NULL : grain->views[index].offsets;
 }
 
-const int32_t *cps_serve_grain_ends(const cps_grain *grain, int32_t view)
-{
+const int32_t *cps_serve_grain_ends(const cps_grain *grain, int32_t view) {
     const int32_t index = view_of(grain, view);
     return index < 0 ? NULL : grain->views[index].ends;
 }
 
-cps_tensor *cps_serve_grain_annotation(const cps_grain *grain, int32_t annotation)
-{
+cps_tensor *cps_serve_grain_annotation(const cps_grain *grain, int32_t annotation) {
     const cps_instance *instance = owner_of(grain);
     if (annotation < 0 || annotation >= instance->annotation_count) {
         grain_fail(grain, "annotation id %d, of %d", annotation, instance->annotation_count);
@@ -93,8 +84,7 @@ cps_tensor *cps_serve_grain_annotation(const cps_grain *grain, int32_t annotatio
     return grain->annotations[instance->annotations[annotation]];
 }
 
-cps_tensor *cps_serve_grain_parameter(const cps_grain *grain, int32_t id)
-{
+cps_tensor *cps_serve_grain_parameter(const cps_grain *grain, int32_t id) {
     const cps_instance *instance = owner_of(grain);
     if (id < 0 || id >= instance->param_count) {
         grain_fail(grain, "parameter id %d, of %d", id, instance->param_count);
@@ -103,20 +93,22 @@ cps_tensor *cps_serve_grain_parameter(const cps_grain *grain, int32_t id)
     return &cps_params_at(cps_model_params(grain->plan->model), instance->params[id])->tensor;
 }
 
-double cps_serve_grain_count(const cps_grain *grain, int64_t which)
-{
+double cps_serve_grain_count(const cps_grain *grain, int64_t which) {
     const cps_instance *instance = owner_of(grain);
     if (which < 0 || which >= instance->count_count) {
-        grain_fail(grain, "count %lld, of %lld", (long long)which, (long long)instance->count_count);
+        grain_fail(grain, "count %lld, of %lld", (long long)which,
+                   (long long)instance->count_count);
         return 1.0;
     }
     return grain->counts == NULL ? 1.0 : grain->counts[instance->count_at + which];
 }
 
-cps_draw_key cps_serve_grain_draws(const cps_grain *grain, int32_t view, int64_t row, const char *module)
-{
+cps_draw_key cps_serve_grain_draws(const cps_grain *grain, int32_t view, int64_t row,
+                                   const char *module) {
     const int32_t index = view_of(grain, view);
-    cps_draw_key key = {.seed = grain->plan->seed, .stage = (uint32_t)grain->plan->index, .module = cps_name_key(module)};
+    cps_draw_key key = {.seed = grain->plan->seed,
+                        .stage = (uint32_t)grain->plan->index,
+                        .module = cps_name_key(module)};
     if (index < 0) {
         return key;
     }
@@ -134,28 +126,34 @@ cps_draw_key cps_serve_grain_draws(const cps_grain *grain, int32_t view, int64_t
     return key;
 }
 
-/* ---- slots ------------------------------------------------------------------------------------------------------------ */
+/* ---- slots
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
-static int32_t find_slot(const cps_grain *grain, const char *name)
-{
+static int32_t find_slot(const cps_grain *grain, const char *name) {
     for (int32_t i = 0; i < grain->plan->slot_count; i++) {
-        if (grain->plan->slots[i].owner == grain->owner && strcmp(grain->plan->slots[i].name, name) == 0) {
+        if (grain->plan->slots[i].owner == grain->owner &&
+            strcmp(grain->plan->slots[i].name, name) == 0) {
             return i;
         }
     }
     return -1;
 }
 
-static int32_t add_slot(cps_grain *grain, const char *name, int32_t view, const cps_tensor *rows)
-{
+static int32_t add_slot(cps_grain *grain, const char *name, int32_t view, const cps_tensor *rows) {
     cps_stage_plan *plan = grain->plan;
     if (plan->slot_count == CPS_STAGE_SLOTS) {
         grain_fail(grain, "more than %d emitted slots in one stage", CPS_STAGE_SLOTS);
         return -1;
     }
     cps_stage_slot *slot = &plan->slots[plan->slot_count];
-    *slot = (cps_stage_slot){.name = cps_arena_strdup(plan->arena, name), .owner = grain->owner, .view = view, .dtype = rows->dtype,
-                             .rank = rows->rank, .width = 1, .needs_grad = rows->needs_grad};
+    *slot = (cps_stage_slot){.name = cps_arena_strdup(plan->arena, name),
+                             .owner = grain->owner,
+                             .view = view,
+                             .dtype = rows->dtype,
+                             .rank = rows->rank,
+                             .width = 1,
+                             .needs_grad = rows->needs_grad};
     for (int32_t d = 1; d < rows->rank; d++) {
         slot->shape[d] = rows->shape[d];
         slot->width *= rows->shape[d];
@@ -163,8 +161,7 @@ static int32_t add_slot(cps_grain *grain, const char *name, int32_t view, const 
     return plan->slot_count++;
 }
 
-static bool fits_slot(const cps_stage_slot *slot, int32_t view, const cps_tensor *rows)
-{
+static bool fits_slot(const cps_stage_slot *slot, int32_t view, const cps_tensor *rows) {
     bool fits = slot->view == view && slot->dtype == rows->dtype && slot->rank == rows->rank;
     for (int32_t d = 1; d < rows->rank && fits; d++) {
         fits = slot->shape[d] == rows->shape[d];
@@ -172,14 +169,14 @@ static bool fits_slot(const cps_stage_slot *slot, int32_t view, const cps_tensor
     return fits;
 }
 
-void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor *rows)
-{
+void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor *rows) {
     const int32_t index = view_of(grain, view);
     if (rows == NULL || index < 0) {
         return; /* the failure is on the tape, or kept */
     }
     if (rows->rank < 1 || rows->shape[0] != grain->views[index].rows) {
-        grain_fail(grain, "emitted '%s' has %lld rows; view '%s' has %lld", slot, (long long)(rows->rank < 1 ? 0 : rows->shape[0]),
+        grain_fail(grain, "emitted '%s' has %lld rows; view '%s' has %lld", slot,
+                   (long long)(rows->rank < 1 ? 0 : rows->shape[0]),
                    grain->plan->views[index].view.name, (long long)grain->views[index].rows);
         return;
     }
@@ -192,7 +189,10 @@ void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor
         return;
     }
     if (!fits_slot(&grain->plan->slots[found], index, rows)) {
-        grain_fail(grain, "emitted '%s' is of another view, type or width than while the stage was planned: these may not change", slot);
+        grain_fail(grain,
+                   "emitted '%s' is of another view, type or width than while the stage was "
+                   "planned: these may not change",
+                   slot);
         return;
     }
     if (grain->emitted[found] != NULL) {
@@ -202,13 +202,14 @@ void cps_serve_emit(cps_grain *grain, const char *slot, int32_t view, cps_tensor
     grain->emitted[found] = rows;
 }
 
-/* ---- terms, reports, buffers --------------------------------------------------------------------------------------------- */
+/* ---- terms, reports, buffers
+ * --------------------------------------------------------------------------------------------- */
 
-static int32_t find_term(const cps_grain *grain, const char *name, bool is_report)
-{
+static int32_t find_term(const cps_grain *grain, const char *name, bool is_report) {
     for (int32_t i = 0; i < grain->plan->term_count; i++) {
         const cps_stage_term *term = &grain->plan->terms[i];
-        if (term->owner == grain->owner && term->is_report == is_report && strcmp(term->name, name) == 0) {
+        if (term->owner == grain->owner && term->is_report == is_report &&
+            strcmp(term->name, name) == 0) {
             return i;
         }
     }
@@ -216,26 +217,31 @@ static int32_t find_term(const cps_grain *grain, const char *name, bool is_repor
 }
 
 /* Term or report `name`, made while the stage is planned. */
-static int32_t term_of(cps_grain *grain, const char *name, double weight, bool is_report)
-{
+static int32_t term_of(cps_grain *grain, const char *name, double weight, bool is_report) {
     cps_stage_plan *plan = grain->plan;
     const int32_t found = find_term(grain, name, is_report);
     if (found >= 0) {
         return found;
     }
     if (!planning(grain) || plan->term_count == CPS_STAGE_TERMS) {
-        grain_fail(grain, planning(grain) ? "too many terms and reports in one stage ('%s' is the 65th)" : "term or report '%s' did not appear while the stage was planned", name);
+        grain_fail(grain,
+                   planning(grain)
+                       ? "too many terms and reports in one stage ('%s' is the 65th)"
+                       : "term or report '%s' did not appear while the stage was planned",
+                   name);
         return -1;
     }
     cps_stage_term *term = &plan->terms[plan->term_count];
-    *term = (cps_stage_term){.owner = grain->owner, .at = plan->sum_width, .weight = weight * owner_of(grain)->weight, .is_report = is_report};
+    *term = (cps_stage_term){.owner = grain->owner,
+                             .at = plan->sum_width,
+                             .weight = weight * owner_of(grain)->weight,
+                             .is_report = is_report};
     snprintf(term->name, sizeof term->name, "%s", name);
     plan->sum_width += is_report ? 2 : 1;
     return plan->term_count++;
 }
 
-void cps_serve_grain_term(cps_grain *grain, const char *name, cps_tensor *scalar, double weight)
-{
+void cps_serve_grain_term(cps_grain *grain, const char *name, cps_tensor *scalar, double weight) {
     if (scalar == NULL) {
         return;
     }
@@ -244,7 +250,11 @@ void cps_serve_grain_term(cps_grain *grain, const char *name, cps_tensor *scalar
         return;
     }
     if (grain->terms[term] != NULL || !cps_is_scalar(scalar)) {
-        grain_fail(grain, !cps_is_scalar(scalar) ? "term '%s' is no scalar: add it up with cps_sum" : "term '%s' is given twice in one grain: give each its own name", name);
+        grain_fail(grain,
+                   !cps_is_scalar(scalar)
+                       ? "term '%s' is no scalar: add it up with cps_sum"
+                       : "term '%s' is given twice in one grain: give each its own name",
+                   name);
         return;
     }
     grain->terms[term] = scalar;
@@ -253,8 +263,7 @@ void cps_serve_grain_term(cps_grain *grain, const char *name, cps_tensor *scalar
     }
 }
 
-void cps_serve_report(cps_grain *grain, const char *name, double sum, double weight)
-{
+void cps_serve_report(cps_grain *grain, const char *name, double sum, double weight) {
     const int32_t term = term_of(grain, name, 0.0, true);
     if (term >= 0 && grain->sums != NULL && !planning(grain)) {
         grain->sums[grain->plan->terms[term].at] += sum;
@@ -262,12 +271,15 @@ void cps_serve_report(cps_grain *grain, const char *name, double sum, double wei
     }
 }
 
-void cps_serve_accumulate(cps_grain *grain, int32_t buffer, const double *partial, int64_t count)
-{
+void cps_serve_accumulate(cps_grain *grain, int32_t buffer, const double *partial, int64_t count) {
     const cps_instance *instance = owner_of(grain);
-    const int32_t index = buffer < 0 || buffer >= instance->param_count ? -1 : instance->buffers[buffer];
+    const int32_t index =
+        buffer < 0 || buffer >= instance->param_count ? -1 : instance->buffers[buffer];
     if (index < 0 || grain->plan->buffers[index].partial_count != count) {
-        grain_fail(grain, "accumulate of %lld values for id %d, which is no buffer of that many partial sums", (long long)count, buffer);
+        grain_fail(
+            grain,
+            "accumulate of %lld values for id %d, which is no buffer of that many partial sums",
+            (long long)count, buffer);
         return;
     }
     if (grain->sums == NULL || planning(grain)) {

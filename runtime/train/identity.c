@@ -1,5 +1,5 @@
-/* What ranks of a run, and a run and its checkpoint, must share to give the same bits: the job's settings that reach numbers,
- * digests of data and tokenizer, build, element type, BLAS kernels. */
+/* What ranks of a run, and a run and its checkpoint, must share to give the same bits: the job's
+ * settings that reach numbers, digests of data and tokenizer, build, element type, BLAS kernels. */
 #include "train/identity.h"
 
 #include <inttypes.h>
@@ -12,9 +12,13 @@
 #include "tensor/gemm.h"
 
 /* Keys that reach no number of the training, or are stood for by digests (data, tokenizer). */
-static const char *const not_of_job[] = {"name", "evaluate", "checkpoint", "data", "tokenizer", "watchdog_seconds", "max_bad", "max_skipped_steps", NULL};
-static const char *const not_of_stage[] = {"activation_budget_mb", "max_bad", "max_skipped_steps", NULL};
-/* Files: where they lie reaches no number. Their content stands beside the path, or has a digest. */
+static const char *const not_of_job[] = {"name",    "evaluate",          "checkpoint",
+                                         "data",    "tokenizer",         "watchdog_seconds",
+                                         "max_bad", "max_skipped_steps", NULL};
+static const char *const not_of_stage[] = {"activation_budget_mb", "max_bad", "max_skipped_steps",
+                                           NULL};
+/* Files: where they lie reaches no number. Their content stands beside the path, or has a digest.
+ */
 static const char *const files[] = {"weights", "path", "plugin", NULL};
 
 static bool listed(const char *const *names, const char *key) {
@@ -39,8 +43,10 @@ static void add_member(cps_json *parent, const char *key, const cps_json *value)
         const char *slash = strrchr(path, '/');
         cps_json_add_string(parent, key, slash != NULL ? slash + 1 : path);
     } else if (cps_json_is_object(value) || cps_json_is_array(value)) {
-        cps_json *copy = cps_json_is_object(value) ? cps_json_add_object(parent, key) : cps_json_add_array(parent, key);
-        for (const cps_json *member = cps_json_first(value); member != NULL; member = cps_json_next(member)) {
+        cps_json *copy = cps_json_is_object(value) ? cps_json_add_object(parent, key)
+                                                   : cps_json_add_array(parent, key);
+        for (const cps_json *member = cps_json_first(value); member != NULL;
+             member = cps_json_next(member)) {
             add_member(copy, cps_json_is_object(value) ? cps_json_key(member) : NULL, member);
         }
     } else {
@@ -49,7 +55,8 @@ static void add_member(cps_json *parent, const char *key, const cps_json *value)
 }
 
 static void add_members(cps_json *to, const cps_json *from, const char *const *without) {
-    for (const cps_json *member = cps_json_first(from); member != NULL; member = cps_json_next(member)) {
+    for (const cps_json *member = cps_json_first(from); member != NULL;
+         member = cps_json_next(member)) {
         if (!listed(without, cps_json_key(member))) {
             add_member(to, cps_json_key(member), member);
         }
@@ -58,10 +65,12 @@ static void add_members(cps_json *to, const cps_json *from, const char *const *w
 
 static void add_job(cps_json *identity, const cps_json *from) {
     cps_json *job = cps_json_add_object(identity, "job");
-    for (const cps_json *member = cps_json_first(from); member != NULL; member = cps_json_next(member)) {
+    for (const cps_json *member = cps_json_first(from); member != NULL;
+         member = cps_json_next(member)) {
         if (strcmp(cps_json_key(member), "stages") == 0) {
             cps_json *stages = cps_json_add_array(job, "stages");
-            for (const cps_json *stage = cps_json_first(member); stage != NULL; stage = cps_json_next(stage)) {
+            for (const cps_json *stage = cps_json_first(member); stage != NULL;
+                 stage = cps_json_next(stage)) {
                 add_members(cps_json_add_object(stages, NULL), stage, not_of_stage);
             }
         } else if (!listed(not_of_job, cps_json_key(member))) {
@@ -93,7 +102,9 @@ cps_json *cps_run_identity(const cps_run *run) {
     return identity;
 }
 
-/* ---- differences ----------------------------------------------------------------------------------------------------------- */
+/* ---- differences
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static bool differ(const cps_json *a, const cps_json *b, char path[256], char values[2][128]);
 
@@ -103,7 +114,8 @@ static void show(const cps_json *value, char text[128]) {
     free(printed);
 }
 
-static bool differ_member(const cps_json *a, const cps_json *b, const char *key, char path[256], char values[2][128]) {
+static bool differ_member(const cps_json *a, const cps_json *b, const char *key, char path[256],
+                          char values[2][128]) {
     char inner[256] = "";
     if (!differ(a, b, inner, values)) {
         return false;
@@ -112,13 +124,17 @@ static bool differ_member(const cps_json *a, const cps_json *b, const char *key,
     return true;
 }
 
-static bool differ_objects(const cps_json *a, const cps_json *b, char path[256], char values[2][128]) {
-    for (const cps_json *member = cps_json_first(a); member != NULL; member = cps_json_next(member)) {
-        if (differ_member(member, cps_json_get(b, cps_json_key(member)), cps_json_key(member), path, values)) {
+static bool differ_objects(const cps_json *a, const cps_json *b, char path[256],
+                           char values[2][128]) {
+    for (const cps_json *member = cps_json_first(a); member != NULL;
+         member = cps_json_next(member)) {
+        if (differ_member(member, cps_json_get(b, cps_json_key(member)), cps_json_key(member), path,
+                          values)) {
             return true;
         }
     }
-    for (const cps_json *member = cps_json_first(b); member != NULL; member = cps_json_next(member)) {
+    for (const cps_json *member = cps_json_first(b); member != NULL;
+         member = cps_json_next(member)) {
         if (cps_json_get(a, cps_json_key(member)) == NULL) {
             return differ_member(NULL, member, cps_json_key(member), path, values);
         }
@@ -131,7 +147,8 @@ static bool differ(const cps_json *a, const cps_json *b, char path[256], char va
     if (a != NULL && b != NULL && cps_json_is_object(a) && cps_json_is_object(b)) {
         return differ_objects(a, b, path, values);
     }
-    if (a != NULL && b != NULL && cps_json_is_array(a) && cps_json_is_array(b) && cps_json_count(a) == cps_json_count(b)) {
+    if (a != NULL && b != NULL && cps_json_is_array(a) && cps_json_is_array(b) &&
+        cps_json_count(a) == cps_json_count(b)) {
         for (int64_t i = 0; i < cps_json_count(a); i++) {
             char key[32];
             snprintf(key, sizeof key, "[%lld]", (long long)i + 1);
@@ -157,8 +174,10 @@ static bool differ(const cps_json *a, const cps_json *b, char path[256], char va
     return different;
 }
 
-bool cps_identity_differs(const cps_json *then, const cps_json *now, const char *part, cps_identity_difference *difference_out) {
-    return differ(cps_json_get(then, part), cps_json_get(now, part), difference_out->path, difference_out->values);
+bool cps_identity_differs(const cps_json *then, const cps_json *now, const char *part,
+                          cps_identity_difference *difference_out) {
+    return differ(cps_json_get(then, part), cps_json_get(now, part), difference_out->path,
+                  difference_out->values);
 }
 
 cps_status cps_identity_agree(const cps_run *run) {
@@ -168,20 +187,23 @@ cps_status cps_identity_agree(const cps_run *run) {
     char *values[MAX];
     int64_t count = 0;
     /* One text a key; the job's stages apart, so that the message is near the difference. */
-    for (const cps_json *part = cps_json_first(identity); part != NULL && count < MAX - 1; part = cps_json_next(part)) {
+    for (const cps_json *part = cps_json_first(identity); part != NULL && count < MAX - 1;
+         part = cps_json_next(part)) {
         if (!cps_json_is_object(part)) {
             keys[count] = cps_json_key(part);
             values[count++] = cps_json_print(part, false, true);
             continue;
         }
-        for (const cps_json *member = cps_json_first(part); member != NULL && count < MAX - 1; member = cps_json_next(member)) {
+        for (const cps_json *member = cps_json_first(part); member != NULL && count < MAX - 1;
+             member = cps_json_next(member)) {
             keys[count] = cps_json_key(member);
             values[count++] = cps_json_print(member, false, true);
         }
     }
     keys[count] = "plugins";
     values[count++] = cps_format("%016" PRIx64, cps_plugins_digest(run->plugins));
-    const cps_status status = cps_agree_equal(run->comm, "settings of the ranks", keys, (const char *const *)values, count);
+    const cps_status status = cps_agree_equal(run->comm, "settings of the ranks", keys,
+                                              (const char *const *)values, count);
     for (int64_t i = 0; i < count; i++) {
         free(values[i]);
     }

@@ -14,7 +14,8 @@ typedef struct cps_identity_difference {
 } cps_identity_difference;
 
 /* First difference in one part ("job", "data", "bits"). Local. */
-bool cps_identity_differs(const cps_json *then, const cps_json *now, const char *part, cps_identity_difference *difference_out);
+bool cps_identity_differs(const cps_json *then, const cps_json *now, const char *part,
+                          cps_identity_difference *difference_out);
 /* Collective. USAGE naming the first differing key where ranks differ. */
 cps_status cps_identity_agree(const cps_run *run) CPS_MUST_CHECK;
 

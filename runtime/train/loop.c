@@ -1,5 +1,5 @@
-/* The run: stages one after another, steps, evaluations, checkpoints. State to go on with after a kill is the JSON of
- * `loop_state`; everything else is a pure function of the job. */
+/* The run: stages one after another, steps, evaluations, checkpoints. State to go on with after a
+ * kill is the JSON of `loop_state`; everything else is a pure function of the job. */
 #include "train/loop.h"
 
 #include <math.h>
@@ -17,7 +17,8 @@
 #include "train/loop_private.h"
 #include "train/run.h"
 
-/* ---- one stage's machinery -------------------------------------------------------------------------------------------- */
+/* ---- one stage's machinery
+ * -------------------------------------------------------------------------------------------- */
 
 static void close_stage(cps_loop *loop) {
     cps_step_destroy(loop->step);
@@ -36,7 +37,10 @@ static cps_status open_frozen(cps_loop *loop) {
     cps_run *run = loop->run;
     cps_stage_plan *plan = run->stages[loop->state.stage].plan;
     char *folder = cps_format("%s/cache", run->options.runs);
-    const cps_frozen_options options = {.comm = run->comm, .folder = folder, .threads = run->loader_threads, .quarantine = loop->quarantine};
+    const cps_frozen_options options = {.comm = run->comm,
+                                        .folder = folder,
+                                        .threads = run->loader_threads,
+                                        .quarantine = loop->quarantine};
     const cps_status status = cps_frozen_open(&options, plan, &loop->frozen);
     free(folder);
     plan->frozen = loop->frozen;
@@ -67,17 +71,20 @@ static cps_status open_step(cps_loop *loop) {
     cps_run *run = loop->run;
     cps_run_stage *stage = &run->stages[loop->state.stage];
     for (int32_t i = 0; i < stage->plan->ema_count; i++) {
-        CPS_TRY(cps_updater_set_ema(loop->updater, stage->plan->emas[i].param, stage->plan->emas[i].momentum));
+        CPS_TRY(cps_updater_set_ema(loop->updater, stage->plan->emas[i].param,
+                                    stage->plan->emas[i].momentum));
     }
     CPS_TRY(cps_step_create(run->comm, stage->plan, &stage->memory, loop->updater, &loop->step));
     return cps_run_loader(run, loop->state.stage, &loop->loader);
 }
 
-/* Which parameters learn was planned for every stage in turn: the last plan stands, so it is made again. Collective, agreed. */
+/* Which parameters learn was planned for every stage in turn: the last plan stands, so it is made
+ * again. Collective, agreed. */
 static cps_status open_machinery(cps_loop *loop) {
     cps_run *run = loop->run;
     cps_run_stage *stage = &run->stages[loop->state.stage];
-    CPS_TRY(cps_agree(run->comm, "planning a stage", cps_step_plan(stage->plan, cps_comm_size(run->comm), &stage->memory)));
+    CPS_TRY(cps_agree(run->comm, "planning a stage",
+                      cps_step_plan(stage->plan, cps_comm_size(run->comm), &stage->memory)));
     const cps_updater_options options = updater_options(loop);
     CPS_TRY(cps_updater_create(&options, &loop->updater));
     return cps_agree(run->comm, "beginning a stage", open_step(loop));
@@ -89,16 +96,25 @@ static void announce_stage(cps_loop *loop) {
     const cps_stage_plan *plan = stage->plan;
     int64_t elements = 0;
     const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
-    cps_log(CPS_LOG_INFO, "stage '%s': objective %s%s, %lld steps, global batch %lld = %lld grains of %lld in %lld parts; %lld parameters in %d tensors learn",
-            plan->options.name, plan->instances[0].name, plan->instance_count > 1 ? " and others" : "", (long long)plan->steps, (long long)plan->options.global_batch,
-            (long long)plan->grains, (long long)plan->options.grain, (long long)cps_min_i64(plan->grains, plan->parts), (long long)elements, tensors);
+    cps_log(CPS_LOG_INFO,
+            "stage '%s': objective %s%s, %lld steps, global batch %lld = %lld grains of %lld in "
+            "%lld parts; %lld parameters in %d tensors learn",
+            plan->options.name, plan->instances[0].name,
+            plan->instance_count > 1 ? " and others" : "", (long long)plan->steps,
+            (long long)plan->options.global_batch, (long long)plan->grains,
+            (long long)plan->options.grain, (long long)cps_min_i64(plan->grains, plan->parts),
+            (long long)elements, tensors);
     const cps_memory_plan memory = cps_loop_memory(loop, cps_comm_size(run->comm));
     loop->planned_bytes = cps_max_size(loop->planned_bytes, memory.total_bytes);
     const double mib = 1048576.0;
     cps_log(CPS_LOG_INFO,
-            "memory planned for each rank: %.0f MiB (weights %.0f, gradients and optimizer %.0f, activations %.0f with %lld of %lld recordings kept, loader %.0f, evaluation %.0f, program %.0f)",
-            (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib, (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
-            (long long)stage->memory.kept, (long long)stage->memory.own_grains, (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib,
+            "memory planned for each rank: %.0f MiB (weights %.0f, gradients and optimizer %.0f, "
+            "activations %.0f with %lld of %lld recordings kept, loader %.0f, evaluation %.0f, "
+            "program %.0f)",
+            (double)memory.total_bytes / mib, (double)memory.weights_bytes / mib,
+            (double)memory.update_bytes / mib, (double)memory.step_bytes / mib,
+            (long long)stage->memory.kept, (long long)stage->memory.own_grains,
+            (double)memory.loader_bytes / mib, (double)memory.evaluation_bytes / mib,
             (double)memory.program_bytes / mib);
 }
 
@@ -106,7 +122,8 @@ static cps_status open_stage(cps_loop *loop, const char *resume_from) {
     cps_run *run = loop->run;
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));
     CPS_TRY(open_machinery(loop));
-    /* Before the stage's first step there is no optimizer state, and parameters are newer than the file where a fit came in between. */
+    /* Before the stage's first step there is no optimizer state, and parameters are newer than the
+     * file where a fit came in between. */
     if (resume_from != NULL && loop->state.data_step > 0) {
         CPS_TRY(cps_checkpoint_load(run->comm, resume_from, run->model, loop->updater));
     }
@@ -115,14 +132,18 @@ static cps_status open_stage(cps_loop *loop, const char *resume_from) {
     return cps_agree(run->comm, "beginning a stage", status);
 }
 
-/* ---- after a step -------------------------------------------------------------------------------------------------------- */
+/* ---- after a step
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static cps_status note_bad_images(cps_loop *loop, const cps_step_result *result) {
     loop->state.bad_images += result->bad_images;
     const int64_t limit = loop->run->stages[loop->state.stage].plan->options.max_bad;
     if (limit >= 0 && loop->state.bad_images > limit) {
-        return cps_fail(CPS_ERR_ENDED, "%lld bad images were replaced, max_bad allows %lld: see quarantine.jsonl, repack the data, or raise max_bad", (long long)loop->state.bad_images,
-                        (long long)limit);
+        return cps_fail(CPS_ERR_ENDED,
+                        "%lld bad images were replaced, max_bad allows %lld: see quarantine.jsonl, "
+                        "repack the data, or raise max_bad",
+                        (long long)loop->state.bad_images, (long long)limit);
     }
     return CPS_OK;
 }
@@ -136,20 +157,28 @@ static cps_status note_skip(cps_loop *loop, const cps_step_result *result) {
     loop->state.skipped++;
     loop->state.skipped_in_row++;
     const int64_t limit = loop->run->stages[loop->state.stage].plan->options.max_skipped_steps;
-    cps_log(CPS_LOG_WARN, "step %lld is skipped: '%s' is not finite on rank %d (%lld in a row, %lld allowed)", (long long)cps_loop_step(loop),
-            result->norms.bad_name, result->norms.bad_rank, (long long)loop->state.skipped_in_row, (long long)limit);
+    cps_log(CPS_LOG_WARN,
+            "step %lld is skipped: '%s' is not finite on rank %d (%lld in a row, %lld allowed)",
+            (long long)cps_loop_step(loop), result->norms.bad_name, result->norms.bad_rank,
+            (long long)loop->state.skipped_in_row, (long long)limit);
     if (loop->state.skipped_in_row > limit) {
-        return cps_fail(CPS_ERR_ENDED, "%lld steps in a row were skipped because '%s' was not finite on rank %d; max_skipped_steps allows %lld: lower the learning rate, clip the gradient, or look at the data",
-                        (long long)loop->state.skipped_in_row, result->norms.bad_name, result->norms.bad_rank, (long long)limit);
+        return cps_fail(CPS_ERR_ENDED,
+                        "%lld steps in a row were skipped because '%s' was not finite on rank %d; "
+                        "max_skipped_steps allows %lld: lower the learning rate, clip the "
+                        "gradient, or look at the data",
+                        (long long)loop->state.skipped_in_row, result->norms.bad_name,
+                        result->norms.bad_rank, (long long)limit);
     }
     return CPS_OK;
 }
 
-/* What any rank asks for at this step boundary: bit 0 a signal, bit 1 (rank 0's clock) a timed checkpoint. */
+/* What any rank asks for at this step boundary: bit 0 a signal, bit 1 (rank 0's clock) a timed
+ * checkpoint. */
 static uint8_t wishes(cps_loop *loop) {
     const cps_run *run = loop->run;
     int64_t own = cps_signal_seen() ? 1 : 0;
-    if (cps_comm_rank(run->comm) == 0 && run->checkpoint.seconds > 0.0 && cps_seconds() - loop->last_checkpoint_time >= run->checkpoint.seconds) {
+    if (cps_comm_rank(run->comm) == 0 && run->checkpoint.seconds > 0.0 &&
+        cps_seconds() - loop->last_checkpoint_time >= run->checkpoint.seconds) {
         own |= 2;
     }
     cps_loop_gather(loop, run->comm, "step boundary", own);
@@ -179,14 +208,19 @@ static bool reached_until(const cps_loop *loop) {
 static cps_status stay(cps_loop *loop) {
     CPS_TRY(checkpoint(loop));
     loop->left = true;
-    cps_log(CPS_LOG_INFO, "run '%s' stands at step %lld, --until %lld asks for no more", loop->name, (long long)cps_loop_step(loop), (long long)loop->run->options.until);
+    cps_log(CPS_LOG_INFO, "run '%s' stands at step %lld, --until %lld asks for no more", loop->name,
+            (long long)cps_loop_step(loop), (long long)loop->run->options.until);
     return CPS_OK;
 }
 
 /* Ends the run here, to be continued; the checkpoint is written. */
 static cps_status leave_run(cps_loop *loop, uint8_t asked) {
     loop->left = true;
-    return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL, "a signal asked to stop: checkpointed after step %lld; start the same command again to go on", (long long)cps_loop_step(loop)) : CPS_OK;
+    return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL,
+                                       "a signal asked to stop: checkpointed after step %lld; "
+                                       "start the same command again to go on",
+                                       (long long)cps_loop_step(loop))
+                            : CPS_OK;
 }
 
 /* Checkpoints and evaluations that are due after this step; *stop_out: the stage ends early. */
@@ -210,7 +244,8 @@ static cps_status after_step(cps_loop *loop, bool *stop_out) {
 
 static cps_status one_step(cps_loop *loop, bool *stop_out) {
     cps_step_result result;
-    CPS_TRY(cps_step_run(loop->step, loop->loader, loop->state.data_step, loop->state.update, &result));
+    CPS_TRY(
+        cps_step_run(loop->step, loop->loader, loop->state.data_step, loop->state.update, &result));
     cps_status status = cps_loop_report_step(loop, &result);
     CPS_TRY(cps_agree(loop->run->comm, "report of a step", status));
     loop->state.dirty = true;
@@ -220,7 +255,9 @@ static cps_status one_step(cps_loop *loop, bool *stop_out) {
     return after_step(loop, stop_out);
 }
 
-/* ---- a stage ----------------------------------------------------------------------------------------------------------------- */
+/* ---- a stage
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 
 /* *due_out: evaluations of the stage's end that are still to be made. */
 static cps_status run_steps(cps_loop *loop, cps_due *due_out) {
@@ -229,9 +266,12 @@ static cps_status run_steps(cps_loop *loop, cps_due *due_out) {
     while (loop->state.data_step < plan->steps && !stop && !loop->left) {
         CPS_TRY(one_step(loop, &stop));
     }
-    *due_out = plan->has_finish ? CPS_DUE_STAGE_END : loop->state.data_step < plan->steps ? CPS_DUE_REST : CPS_DUE_NOTHING;
+    *due_out = plan->has_finish                      ? CPS_DUE_STAGE_END
+               : loop->state.data_step < plan->steps ? CPS_DUE_REST
+                                                     : CPS_DUE_NOTHING;
     if (stop && loop->state.data_step < plan->steps) {
-        cps_log(CPS_LOG_INFO, "stage '%s' ends early after %lld of %lld steps", plan->options.name, (long long)loop->state.data_step, (long long)plan->steps);
+        cps_log(CPS_LOG_INFO, "stage '%s' ends early after %lld of %lld steps", plan->options.name,
+                (long long)loop->state.data_step, (long long)plan->steps);
     }
     return CPS_OK;
 }
@@ -252,7 +292,9 @@ static cps_status end_stage(cps_loop *loop, cps_due due) {
     loop->state.dirty = true;
     CPS_TRY(checkpoint(loop));
     const uint8_t asked = wishes(loop);
-    return !loop->state.complete && ((asked & 1) != 0 || reached_until(loop)) ? leave_run(loop, asked) : CPS_OK;
+    return !loop->state.complete && ((asked & 1) != 0 || reached_until(loop))
+               ? leave_run(loop, asked)
+               : CPS_OK;
 }
 
 static cps_status run_stage(cps_loop *loop, const char *resume_from) {
@@ -289,9 +331,15 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     while (loop->state.stage < run->stage_count && !loop->left) {
         if (loop->state.stage_done) {
             resume_from = NULL; /* of another stage: its optimizer state ends with it */
-            loop->state = (cps_loop_state){.stage = loop->state.stage + 1, .steps_before = cps_loop_step(loop), .skipped = loop->state.skipped,
-                                           .bad_images = loop->state.bad_images, .best_step = loop->state.best_step, .best_value = loop->state.best_value,
-                                           .has_best = loop->state.has_best, .table = loop->state.table, .written_step = -1};
+            loop->state = (cps_loop_state){.stage = loop->state.stage + 1,
+                                           .steps_before = cps_loop_step(loop),
+                                           .skipped = loop->state.skipped,
+                                           .bad_images = loop->state.bad_images,
+                                           .best_step = loop->state.best_step,
+                                           .best_value = loop->state.best_value,
+                                           .has_best = loop->state.has_best,
+                                           .table = loop->state.table,
+                                           .written_step = -1};
             if (loop->state.stage == run->stage_count) {
                 break;
             }
@@ -305,7 +353,8 @@ static cps_status run_stages(cps_loop *loop, const char *resume_from) {
     return CPS_OK;
 }
 
-/* ---- end ------------------------------------------------------------------------------------------ */
+/* ---- end
+ * ------------------------------------------------------------------------------------------ */
 
 cps_status cps_loop_create(cps_comm *comm, cps_loop **loop_out) {
     const size_t ranks = (size_t)cps_comm_size(comm);
@@ -351,7 +400,9 @@ void cps_loop_close(cps_loop *loop) {
     free(loop);
 }
 
-/* ---- entry points --------------------------------------------------------------------------------------------------------------- */
+/* ---- entry points
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static cps_status begin(cps_loop *loop, char **resume_from) {
     cps_run *run = loop->run;
@@ -373,9 +424,11 @@ static cps_status train(cps_loop *loop) {
     char *resume_from = NULL;
     cps_status status = begin(loop, &resume_from);
     if (status == CPS_OK && loop->state.complete) {
-        cps_log(CPS_LOG_INFO, "run '%s' is complete (%lld steps); --fresh begins it anew", loop->name, (long long)cps_loop_step(loop));
+        cps_log(CPS_LOG_INFO, "run '%s' is complete (%lld steps); --fresh begins it anew",
+                loop->name, (long long)cps_loop_step(loop));
     } else if (status == CPS_OK) {
-        status = cps_agree(run->comm, "watchdog", cps_watchdog_start(run->comm, run->job_options.watchdog_seconds));
+        status = cps_agree(run->comm, "watchdog",
+                           cps_watchdog_start(run->comm, run->job_options.watchdog_seconds));
         status = status != CPS_OK ? status : run_stages(loop, resume_from);
         cps_watchdog_stop(run->comm);
     }
@@ -386,7 +439,8 @@ static cps_status train(cps_loop *loop) {
     return status;
 }
 
-cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options) {
+cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
+                     const cps_job_calls *calls, const cps_run_options *options) {
     cps_loop *loop = NULL;
     CPS_TRY(cps_agree(comm, "a run", cps_loop_create(comm, &loop)));
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);

@@ -1,4 +1,5 @@
-/* The loop's own parts: state that goes into checkpoints (state.c), reports (loop_report.c), evaluations (evaluation.c), fit (fit.c). */
+/* The loop's own parts: state that goes into checkpoints (state.c), reports (loop_report.c),
+ * evaluations (evaluation.c), fit (fit.c). */
 #ifndef CPS_TRAIN_LOOP_PRIVATE_H
 #define CPS_TRAIN_LOOP_PRIVATE_H
 
@@ -11,7 +12,7 @@
 
 /* What a resumed run needs beside tensors. */
 typedef struct cps_loop_state {
-    int64_t stage;        /* from 0 */
+    int64_t stage; /* from 0 */
     bool fit_done, stage_done, complete;
     int64_t data_step;    /* of the stage: done */
     int64_t update;       /* updates of the stage */
@@ -19,11 +20,11 @@ typedef struct cps_loop_state {
     int64_t skipped, skipped_in_row, bad_images;
     bool has_best;
     double best_value;
-    int64_t best_step;    /* checkpoint of the best value of checkpoint.best */
-    double stop_value;    /* best of early_stop's metric in this stage */
+    int64_t best_step; /* checkpoint of the best value of checkpoint.best */
+    double stop_value; /* best of early_stop's metric in this stage */
     bool has_stop;
-    int64_t waited;       /* evaluations without a better one */
-    cps_json *table;      /* on_evaluate's; owned by the loop */
+    int64_t waited;  /* evaluations without a better one */
+    cps_json *table; /* on_evaluate's; owned by the loop */
     /* Not stored: */
     int64_t written_step; /* of the last checkpoint, -1 */
     bool dirty;           /* something changed since */
@@ -40,7 +41,7 @@ typedef struct cps_loop {
     cps_step *step;
     cps_loader *loader;
     struct cps_frozen *frozen; /* features of the stage's frozen views */
-    bool left; /* --until or a signal */
+    bool left;                 /* --until or a signal */
     double start_time, last_checkpoint_time;
     int64_t *rank_values, *rank_bytes; /* [ranks]: a number from each */
     /* rank 0 */
@@ -53,7 +54,7 @@ typedef struct cps_loop {
     double step_seconds, product_seconds;
     size_t planned_bytes; /* most of the stages so far */
     /* evaluations */
-    cps_embedder *embedder; /* of the stage's objective */
+    cps_embedder *embedder;              /* of the stage's objective */
     struct cps_validation **validations; /* [evaluations], of the stage; NULL where none */
 } cps_loop;
 
@@ -73,23 +74,28 @@ cps_status cps_loop_checkpoint(cps_loop *loop) CPS_MUST_CHECK;
 
 /* loop_report.c */
 cps_status cps_loop_open_reports(cps_loop *loop) CPS_MUST_CHECK; /* Collective */
-cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) CPS_MUST_CHECK; /* Local */
-cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) CPS_MUST_CHECK;
+cps_status cps_loop_report_step(cps_loop *loop,
+                                const cps_step_result *result) CPS_MUST_CHECK; /* Local */
+cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name,
+                                      const cps_json *metrics) CPS_MUST_CHECK;
 void cps_loop_finish_report(cps_loop *loop); /* Collective: the table */
 
-/* memory.c; Local. What the stage at work takes on the rank with the most, of `ranks`, as an upper bound: its step is planned and its validations are open. */
+/* memory.c; Local. What the stage at work takes on the rank with the most, of `ranks`, as an upper
+ * bound: its step is planned and its validations are open. */
 typedef struct cps_memory_plan {
-    size_t program_bytes; /* the process as it is without all that follows, BLAS and MPI at work, pictures being decoded */
+    size_t program_bytes; /* the process as it is without all that follows, BLAS and MPI at work,
+                             pictures being decoded */
     size_t weights_bytes, update_bytes, step_bytes, loader_bytes;
     size_t evaluation_bytes; /* beside the stage's machinery, which stays */
     size_t total_bytes;
 } cps_memory_plan;
 cps_memory_plan cps_loop_memory(const cps_loop *loop, int32_t ranks);
 
-/* evaluation.c; Collective. Which evaluations are due: after a step; at a stage's end, all of the stage; those of the stage's end that were
- * not due after its last step. */
+/* evaluation.c; Collective. Which evaluations are due: after a step; at a stage's end, all of the
+ * stage; those of the stage's end that were not due after its last step. */
 typedef enum cps_due { CPS_DUE_NOTHING, CPS_DUE_STEP, CPS_DUE_STAGE_END, CPS_DUE_REST } cps_due;
-cps_status cps_loop_open_validations(cps_loop *loop) CPS_MUST_CHECK; /* at a stage's begin, before its own step is planned */
+cps_status cps_loop_open_validations(cps_loop *loop)
+    CPS_MUST_CHECK; /* at a stage's begin, before its own step is planned */
 cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) CPS_MUST_CHECK;
 
 /* fit.c; Collective */

@@ -1,4 +1,5 @@
-/* What a run tells: events, TensorBoard, the progress line, bad images, the table at the end. Rank 0 writes. */
+/* What a run tells: events, TensorBoard, the progress line, bad images, the table at the end. Rank
+ * 0 writes. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,14 +32,23 @@ static cps_status write_provenance(const cps_loop *loop) {
     int64_t count = 0;
     for (int32_t i = 0; i < run->stream_count && count < CPS_STAGE_VIEWS; i++) {
         texts[2 * count] = cps_format("data.%s", run->streams[i].name);
-        texts[2 * count + 1] = cps_format("%016llx", (unsigned long long)cps_stream_digest(run->streams[i].stream));
+        texts[2 * count + 1] =
+            cps_format("%016llx", (unsigned long long)cps_stream_digest(run->streams[i].stream));
         digests[count] = (cps_provenance_fact){texts[2 * count], texts[2 * count + 1]};
         count++;
     }
-    const cps_provenance_fact fact = {"command", run->options.command_line == NULL ? "" : run->options.command_line};
-    const cps_provenance provenance = {.copse_version = CPS_VERSION, .blas_core = cps_gemm_core_name(), .precision = cps_gemm_precision(),
-                                       .ranks = cps_comm_size(run->comm), .threads = run->options.threads, .start_step = cps_loop_step(loop),
-                                       .digests = digests, .digest_count = count, .facts = &fact, .fact_count = 1};
+    const cps_provenance_fact fact = {
+        "command", run->options.command_line == NULL ? "" : run->options.command_line};
+    const cps_provenance provenance = {.copse_version = CPS_VERSION,
+                                       .blas_core = cps_gemm_core_name(),
+                                       .precision = cps_gemm_precision(),
+                                       .ranks = cps_comm_size(run->comm),
+                                       .threads = run->options.threads,
+                                       .start_step = cps_loop_step(loop),
+                                       .digests = digests,
+                                       .digest_count = count,
+                                       .facts = &fact,
+                                       .fact_count = 1};
     char *path = in_folder(loop, "provenance.json");
     const cps_status status = cps_provenance_write(path, &provenance);
     free(path);
@@ -53,7 +63,8 @@ static cps_status write_job(const cps_loop *loop) {
         return CPS_OK;
     }
     char *path = in_folder(loop, "job.lua");
-    const cps_status status = cps_file_write_atomic(path, loop->run->options.job_source, strlen(loop->run->options.job_source));
+    const cps_status status = cps_file_write_atomic(path, loop->run->options.job_source,
+                                                    strlen(loop->run->options.job_source));
     free(path);
     return status;
 }
@@ -61,12 +72,15 @@ static cps_status write_job(const cps_loop *loop) {
 static cps_status open_files(cps_loop *loop) {
     char *events = in_folder(loop, "events.jsonl");
     char *board = in_folder(loop, "tensorboard");
-    const bool before = cps_file_exists(events); /* also of a session that left no checkpoint: its steps come again */
+    const bool before = cps_file_exists(
+        events); /* also of a session that left no checkpoint: its steps come again */
     cps_status status = cps_events_open(events, &loop->events);
     if (status == CPS_OK && before) {
         status = cps_events_resume(loop->events, cps_loop_step(loop), NULL);
     }
-    status = status != CPS_OK ? status : cps_tensorboard_open(board, cps_loop_step(loop), &loop->tensorboard);
+    status = status != CPS_OK
+                 ? status
+                 : cps_tensorboard_open(board, cps_loop_step(loop), &loop->tensorboard);
     status = status != CPS_OK ? status : write_job(loop);
     status = status != CPS_OK ? status : write_provenance(loop);
     free(events);
@@ -87,7 +101,9 @@ cps_status cps_loop_open_reports(cps_loop *loop) {
     return cps_agree(run->comm, "files of the run", status);
 }
 
-/* ---- a step --------------------------------------------------------------------------------------------------------------- */
+/* ---- a step
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static cps_status write_step(cps_loop *loop, const cps_step_result *result, double rate) {
     const cps_run_stage *stage = &loop->run->stages[loop->state.stage];
@@ -123,7 +139,10 @@ static cps_status write_step(cps_loop *loop, const cps_step_result *result, doub
     const struct {
         const char *tag;
         double value;
-    } scalars[] = {{"train/loss", result->loss}, {"train/lr", lr}, {"train/grad_norm", result->norms.grad_norm}, {"train/samples_per_second", rate}};
+    } scalars[] = {{"train/loss", result->loss},
+                   {"train/lr", lr},
+                   {"train/grad_norm", result->norms.grad_norm},
+                   {"train/samples_per_second", rate}};
     for (size_t i = 0; i < sizeof scalars / sizeof scalars[0] && status == CPS_OK; i++) {
         status = cps_tensorboard_scalar(loop->tensorboard, scalars[i].tag, step, scalars[i].value);
     }
@@ -134,7 +153,8 @@ static cps_status write_step(cps_loop *loop, const cps_step_result *result, doub
 static cps_status note_bad(cps_loop *loop, const cps_step_result *result) {
     for (int64_t i = 0; i < result->own_bad_count; i++) {
         const cps_bad_image *bad = &result->own_bad[i];
-        CPS_TRY(cps_quarantine_note(loop->quarantine, cps_shard_path(bad->shard), bad->record, bad->sample_id, bad->reason));
+        CPS_TRY(cps_quarantine_note(loop->quarantine, cps_shard_path(bad->shard), bad->record,
+                                    bad->sample_id, bad->reason));
     }
     return CPS_OK;
 }
@@ -149,9 +169,14 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     if (cps_comm_rank(loop->run->comm) != 0) {
         return CPS_OK;
     }
-    const cps_progress_state state = {.stage = loop->run->stage_count > 1 ? plan->options.name : NULL, .step = loop->state.data_step + 1, .steps = plan->steps,
-                                      .epoch = plan->steps_per_epoch > 0 ? loop->state.data_step / plan->steps_per_epoch + 1 : 0,
-                                      .epochs = plan->options.epochs, .loss = result->loss, .samples = samples};
+    const cps_progress_state state = {
+        .stage = loop->run->stage_count > 1 ? plan->options.name : NULL,
+        .step = loop->state.data_step + 1,
+        .steps = plan->steps,
+        .epoch = plan->steps_per_epoch > 0 ? loop->state.data_step / plan->steps_per_epoch + 1 : 0,
+        .epochs = plan->options.epochs,
+        .loss = result->loss,
+        .samples = samples};
     cps_progress_step(loop->progress, &state);
     return write_step(loop, result, (double)samples / result->seconds);
 }
@@ -167,16 +192,19 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
     cps_status status = CPS_OK;
     char line[1024];
     int used = snprintf(line, sizeof line, "step %lld  %s:", (long long)cps_loop_step(loop), name);
-    for (const cps_json *metric = cps_json_first(metrics); metric != NULL; metric = cps_json_next(metric)) {
+    for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
+         metric = cps_json_next(metric)) {
         const char *key = cps_json_key(metric);
         cps_json_add_number(event, key, cps_json_number(metric));
         if (used > 0 && (size_t)used < sizeof line) {
-            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g", key, cps_json_number(metric));
+            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g", key,
+                             cps_json_number(metric));
         }
         if (status == CPS_OK) {
             char tag[256];
             snprintf(tag, sizeof tag, "%s/%s", name, key);
-            status = cps_tensorboard_scalar(loop->tensorboard, tag, cps_loop_step(loop), cps_json_number(metric));
+            status = cps_tensorboard_scalar(loop->tensorboard, tag, cps_loop_step(loop),
+                                            cps_json_number(metric));
         }
     }
     cps_log(CPS_LOG_INFO, "%s", line);
@@ -185,7 +213,9 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
     return status;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------- */
+/* ---- the end
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 /* Most of any rank. Collective. */
 static int64_t most(cps_loop *loop, int64_t own) {
@@ -211,10 +241,18 @@ void cps_loop_finish_report(cps_loop *loop) {
     char *path = in_folder(loop, "events.jsonl");
     cps_json *events = NULL;
     if (cps_events_read(path, &events, NULL) == CPS_OK) {
-        const cps_summary_facts facts = {.run = loop->name, .steps = cps_loop_step(loop), .skipped = loop->state.skipped, .seconds = cps_seconds() - loop->start_time,
-                                         .samples_per_second = loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : (double)NAN,
-                                         .bad_images = loop->state.bad_images, .peak_memory_bytes = peak, .ranks = cps_comm_size(run->comm),
-                                         .threads = run->options.threads, .best_metric = run->checkpoint.best};
+        const cps_summary_facts facts = {
+            .run = loop->name,
+            .steps = cps_loop_step(loop),
+            .skipped = loop->state.skipped,
+            .seconds = cps_seconds() - loop->start_time,
+            .samples_per_second =
+                loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : (double)NAN,
+            .bad_images = loop->state.bad_images,
+            .peak_memory_bytes = peak,
+            .ranks = cps_comm_size(run->comm),
+            .threads = run->options.threads,
+            .best_metric = run->checkpoint.best};
         char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
         if (text != NULL) {
             cps_log(CPS_LOG_INFO, "%s", text);
@@ -222,9 +260,12 @@ void cps_loop_finish_report(cps_loop *loop) {
         free(text);
         cps_json_destroy(events);
         if (loop->planned_bytes > 0) {
-            cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned", (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
+            cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned",
+                    (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
         }
-        cps_log(CPS_LOG_INFO, "products took %.0f %% of the steps' time; everything of the run is in '%s'", loop->step_seconds > 0.0 ? 100.0 * loop->product_seconds / loop->step_seconds : 0.0,
+        cps_log(CPS_LOG_INFO,
+                "products took %.0f %% of the steps' time; everything of the run is in '%s'",
+                loop->step_seconds > 0.0 ? 100.0 * loop->product_seconds / loop->step_seconds : 0.0,
                 loop->folder);
     }
     free(path);

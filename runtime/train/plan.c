@@ -1,4 +1,5 @@
-/* A stage's plan: instances are created (they declare parameters and views), streams and steps follow. */
+/* A stage's plan: instances are created (they declare parameters and views), streams and steps
+ * follow. */
 #include "train/stage.h"
 
 #include <stdio.h>
@@ -8,8 +9,7 @@
 
 #define MOST_STEPS INT64_C(1000000000000) /* of a stage; the maximum of the option `steps` */
 
-int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name)
-{
+int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name) {
     for (int64_t i = 0; i < options->row_count; i++) {
         if (strcmp(options->rows[i].name, name) == 0) {
             return (int64_t)options->rows[i].value;
@@ -18,8 +18,8 @@ int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name
     return options->grain;
 }
 
-static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context *context, int32_t index)
-{
+static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context *context,
+                                  int32_t index) {
     const cps_objective_options *wanted = &plan->options.objectives[index];
     cps_instance *instance = &plan->instances[index];
     char where[160];
@@ -32,7 +32,8 @@ static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context 
         if (instance->options == NULL) {
             return CPS_ERR_UNAVAILABLE;
         }
-        CPS_TRY(cps_options_parse(instance->objective->options, wanted->options, where, NULL, plan->arena, instance->options));
+        CPS_TRY(cps_options_parse(instance->objective->options, wanted->options, where, NULL,
+                                  plan->arena, instance->options));
     }
     cps_setup *setup = cps_arena_alloc_zero(plan->arena, sizeof *setup);
     if (setup == NULL) {
@@ -51,17 +52,16 @@ static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context 
     return cps_fail_context(status, "%s", where);
 }
 
-static void note_functions(cps_stage_plan *plan, const cps_objective *objective)
-{
+static void note_functions(cps_stage_plan *plan, const cps_objective *objective) {
     plan->has_loss = plan->has_loss || objective->loss != NULL;
     plan->has_grain_loss = plan->has_grain_loss || objective->grain_loss != NULL;
     plan->has_fit = plan->has_fit || objective->fit_block != NULL || objective->fit_solve != NULL;
-    plan->has_finish = plan->has_finish || objective->finish_block != NULL || objective->finish_solve != NULL;
+    plan->has_finish =
+        plan->has_finish || objective->finish_block != NULL || objective->finish_solve != NULL;
 }
 
 /* Text views read only records that have a caption; the clock's steps follow. */
-static cps_status settle_streams(cps_stage_plan *plan, const cps_stage_context *context)
-{
+static cps_status settle_streams(cps_stage_plan *plan, const cps_stage_context *context) {
     for (int32_t i = 0; i < plan->stream_count; i++) {
         cps_stage_stream *stream = &plan->streams[i];
         if (stream->texts) {
@@ -69,25 +69,35 @@ static cps_status settle_streams(cps_stage_plan *plan, const cps_stage_context *
         }
     }
     if (plan->stream_count == 0) {
-        return cps_fail(CPS_ERR_USAGE, "stages[%d]: its objective reads no stream of the job's data", plan->index + 1);
+        return cps_fail(CPS_ERR_USAGE,
+                        "stages[%d]: its objective reads no stream of the job's data",
+                        plan->index + 1);
     }
     const cps_stage_stream *clock = &plan->streams[0];
     const bool keep = plan->options.tail == CPS_TAIL_KEEP;
-    plan->steps_per_epoch = cps_steps_per_epoch(cps_stream_epoch_samples(clock->stream), plan->grains, clock->rows, keep);
+    plan->steps_per_epoch = cps_steps_per_epoch(cps_stream_epoch_samples(clock->stream),
+                                                plan->grains, clock->rows, keep);
     if (plan->steps_per_epoch == 0 && (plan->options.epochs > 0 || plan->options.steps > 0)) {
-        return cps_fail(CPS_ERR_USAGE, "stages[%d]: stream '%s' has %lld usable records, fewer than one global batch of %lld: use a smaller global_batch, more data, or tail = \"keep\" for grain losses",
-                        plan->index + 1, clock->name, (long long)cps_stream_epoch_samples(clock->stream), (long long)plan->options.global_batch);
+        return cps_fail(
+            CPS_ERR_USAGE,
+            "stages[%d]: stream '%s' has %lld usable records, fewer than one global batch of %lld: "
+            "use a smaller global_batch, more data, or tail = \"keep\" for grain losses",
+            plan->index + 1, clock->name, (long long)cps_stream_epoch_samples(clock->stream),
+            (long long)plan->options.global_batch);
     }
     if (plan->options.epochs > 0 && plan->steps_per_epoch > MOST_STEPS / plan->options.epochs) {
-        return cps_fail(CPS_ERR_USAGE, "stages[%d]: %lld epochs of %lld steps are too many; wanted are %lld steps at most", plan->index + 1, (long long)plan->options.epochs,
-                        (long long)plan->steps_per_epoch, (long long)MOST_STEPS);
+        return cps_fail(
+            CPS_ERR_USAGE,
+            "stages[%d]: %lld epochs of %lld steps are too many; wanted are %lld steps at most",
+            plan->index + 1, (long long)plan->options.epochs, (long long)plan->steps_per_epoch,
+            (long long)MOST_STEPS);
     }
-    plan->steps = plan->options.steps > 0 ? plan->options.steps : plan->options.epochs * plan->steps_per_epoch;
+    plan->steps = plan->options.steps > 0 ? plan->options.steps
+                                          : plan->options.epochs * plan->steps_per_epoch;
     return CPS_OK;
 }
 
-static cps_status choose_embed(cps_stage_plan *plan)
-{
+static cps_status choose_embed(cps_stage_plan *plan) {
     plan->embed_instance = 0;
     if (plan->options.embed == NULL) {
         return CPS_OK;
@@ -98,36 +108,40 @@ static cps_status choose_embed(cps_stage_plan *plan)
             return CPS_OK;
         }
     }
-    return cps_fail(CPS_ERR_USAGE, "stages[%d]: embed = '%s' names no objective of the stage", plan->index + 1, plan->options.embed);
+    return cps_fail(CPS_ERR_USAGE, "stages[%d]: embed = '%s' names no objective of the stage",
+                    plan->index + 1, plan->options.embed);
 }
 
 /* A stage of a fit alone has no batches; plans are made for one grain. */
-static cps_status check_batch(cps_stage_plan *plan)
-{
+static cps_status check_batch(cps_stage_plan *plan) {
     cps_stage_options *options = &plan->options;
     if (options->epochs == 0 && options->steps == 0) {
         options->grain = cps_max_i64(options->grain, 1);
         options->global_batch = options->grain;
     }
-    if (options->grain < 1 || options->global_batch < options->grain || options->global_batch % options->grain != 0) {
-        return cps_fail(CPS_ERR_USAGE, "stages[%d]: global_batch %lld is not a multiple of grain %lld", plan->index + 1, (long long)options->global_batch, (long long)options->grain);
+    if (options->grain < 1 || options->global_batch < options->grain ||
+        options->global_batch % options->grain != 0) {
+        return cps_fail(
+            CPS_ERR_USAGE, "stages[%d]: global_batch %lld is not a multiple of grain %lld",
+            plan->index + 1, (long long)options->global_batch, (long long)options->grain);
     }
     return CPS_OK;
 }
 
-static cps_status check_tail(const cps_stage_plan *plan)
-{
+static cps_status check_tail(const cps_stage_plan *plan) {
     for (int32_t i = 0; i < plan->instance_count && plan->options.tail == CPS_TAIL_KEEP; i++) {
         if (plan->instances[i].objective->loss != NULL) {
-            return cps_fail(CPS_ERR_USAGE, "stages[%d]: tail = \"keep\" is for stages of grain losses; objective '%s' compares samples of a whole batch: use tail = \"drop\"",
+            return cps_fail(CPS_ERR_USAGE,
+                            "stages[%d]: tail = \"keep\" is for stages of grain losses; objective "
+                            "'%s' compares samples of a whole batch: use tail = \"drop\"",
                             plan->index + 1, plan->instances[i].name);
         }
     }
     return CPS_OK;
 }
 
-cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context, cps_arena *arena, cps_stage_plan **plan_out)
-{
+cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context,
+                                 cps_arena *arena, cps_stage_plan **plan_out) {
     cps_stage_plan *plan = cps_arena_alloc_zero(arena, sizeof *plan);
     if (plan == NULL) {
         return CPS_ERR_UNAVAILABLE;
@@ -149,7 +163,8 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     CPS_TRY(check_batch(plan));
     plan->grains = plan->options.global_batch / plan->options.grain;
     plan->instance_count = (int32_t)options->objective_count;
-    plan->instances = cps_arena_alloc_zero(arena, (size_t)options->objective_count * sizeof *plan->instances);
+    plan->instances =
+        cps_arena_alloc_zero(arena, (size_t)options->objective_count * sizeof *plan->instances);
     if (plan->instances == NULL) {
         return CPS_ERR_UNAVAILABLE;
     }
@@ -173,14 +188,14 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     return CPS_OK;
 }
 
-void cps_stage_plan_destroy(cps_stage_plan *plan)
-{
+void cps_stage_plan_destroy(cps_stage_plan *plan) {
     if (plan == NULL) {
         return;
     }
     for (int32_t i = 0; i < plan->instance_count; i++) {
         cps_instance *instance = &plan->instances[i];
-        if (instance->objective != NULL && instance->objective->destroy != NULL && instance->self != NULL) {
+        if (instance->objective != NULL && instance->objective->destroy != NULL &&
+            instance->self != NULL) {
             instance->objective->destroy(instance->self);
             instance->self = NULL;
         }

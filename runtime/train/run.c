@@ -1,5 +1,5 @@
-/* From the resolved job to plans. Order: options, tokenizer, model, streams, stages (each on trial for its steps, then for
- * good), evaluations. */
+/* From the resolved job to plans. Order: options, tokenizer, model, streams, stages (each on trial
+ * for its steps, then for good), evaluations. */
 #include "train/run.h"
 
 #include <errno.h>
@@ -20,7 +20,9 @@
 #include "train/schedule.h"
 #include "train/validation.h"
 
-/* ---- streams ----------------------------------------------------------------------------------------------------------- */
+/* ---- streams
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static int32_t find_stream(const cps_run *run, const char *name) {
     for (int32_t i = 0; i < run->stream_count; i++) {
@@ -40,25 +42,35 @@ static const cps_stream_options *stream_options(const cps_run *run, const char *
     return NULL;
 }
 
-static cps_status fill_set(cps_run *run, const cps_stream_options *options, int64_t at, cps_set_spec *set) {
+static cps_status fill_set(cps_run *run, const cps_stream_options *options, int64_t at,
+                           cps_set_spec *set) {
     const cps_shards_options *from = &options->sets[at];
-    *set = (cps_set_spec){.patterns = from->patterns, .pattern_count = from->pattern_count, .weight = options->set_count > 1 ? from->weight : 0.0,
-                          .fraction = from->fraction < 1.0 ? from->fraction : 0.0, .count = from->count, .subset_seed = (uint64_t)from->seed,
-                          .draw = (cps_subset_draw)from->draw, .caption = from->caption};
+    *set = (cps_set_spec){.patterns = from->patterns,
+                          .pattern_count = from->pattern_count,
+                          .weight = options->set_count > 1 ? from->weight : 0.0,
+                          .fraction = from->fraction < 1.0 ? from->fraction : 0.0,
+                          .count = from->count,
+                          .subset_seed = (uint64_t)from->seed,
+                          .draw = (cps_subset_draw)from->draw,
+                          .caption = from->caption};
     if (from->source != NULL) {
         CPS_TRY(cps_run_packed(run, from, &set->patterns, &set->pattern_count));
     }
     if (from->rest_of != NULL) {
         const int32_t other = find_stream(run, from->rest_of);
         if (other < 0) {
-            return cps_fail(CPS_ERR_USAGE, "data.%s: rest_of = '%s' names no stream that is made before it (a stream cannot be the rest of itself)", options->name, from->rest_of);
+            return cps_fail(CPS_ERR_USAGE,
+                            "data.%s: rest_of = '%s' names no stream that is made before it (a "
+                            "stream cannot be the rest of itself)",
+                            options->name, from->rest_of);
         }
         set->rest_of = run->streams[other].stream;
     }
     return CPS_OK;
 }
 
-static cps_status open_stream(cps_run *run, const cps_stream_options *options, bool needs_caption, cps_stream **stream_out) {
+static cps_status open_stream(cps_run *run, const cps_stream_options *options, bool needs_caption,
+                              cps_stream **stream_out) {
     cps_set_spec *sets = calloc((size_t)options->set_count, sizeof *sets);
     if (sets == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for stream '%s'", options->name);
@@ -68,9 +80,14 @@ static cps_status open_stream(cps_run *run, const cps_stream_options *options, b
         status = fill_set(run, options, i, &sets[i]);
     }
     if (status == CPS_OK) {
-        const cps_stream_spec spec = {.name = options->name, .sets = sets, .set_count = options->set_count,
-                                      .epoch_samples = options->epoch_samples, .needs_caption = needs_caption};
-        status = cps_fail_context(cps_stream_create(&spec, (uint64_t)run->job_options.seed, run->pool, stream_out), "data.%s", options->name);
+        const cps_stream_spec spec = {.name = options->name,
+                                      .sets = sets,
+                                      .set_count = options->set_count,
+                                      .epoch_samples = options->epoch_samples,
+                                      .needs_caption = needs_caption};
+        status = cps_fail_context(
+            cps_stream_create(&spec, (uint64_t)run->job_options.seed, run->pool, stream_out),
+            "data.%s", options->name);
     }
     free(sets);
     return status;
@@ -86,8 +103,10 @@ static bool waits(const cps_run *run, const cps_stream_options *options) {
 }
 
 static cps_status parse_streams(cps_run *run) {
-    CPS_TRY(cps_streams_parse(cps_json_get(run->job, "data"), run->arena, &run->stream_options, &run->stream_option_count));
-    run->streams = cps_arena_alloc_zero(run->arena, (size_t)run->stream_option_count * sizeof *run->streams);
+    CPS_TRY(cps_streams_parse(cps_json_get(run->job, "data"), run->arena, &run->stream_options,
+                              &run->stream_option_count));
+    run->streams =
+        cps_arena_alloc_zero(run->arena, (size_t)run->stream_option_count * sizeof *run->streams);
     return run->streams == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
 }
 
@@ -101,15 +120,20 @@ static cps_status open_streams(cps_run *run) {
                 continue;
             }
             cps_stream *stream = NULL;
-            CPS_TRY(cps_agree(run->comm, "opening streams", open_stream(run, options, false, &stream)));
-            run->streams[run->stream_count++] = (cps_run_stream){.name = options->name, .stream = stream};
+            CPS_TRY(
+                cps_agree(run->comm, "opening streams", open_stream(run, options, false, &stream)));
+            run->streams[run->stream_count++] =
+                (cps_run_stream){.name = options->name, .stream = stream};
             more = true;
         }
     }
     if (run->stream_count < run->stream_option_count) {
         for (int64_t i = 0; i < run->stream_option_count; i++) {
             if (find_stream(run, run->stream_options[i].name) < 0) {
-                return cps_fail(CPS_ERR_USAGE, "data.%s: its rest_of names a stream that does not exist, or streams name each other in a circle", run->stream_options[i].name);
+                return cps_fail(CPS_ERR_USAGE,
+                                "data.%s: its rest_of names a stream that does not exist, or "
+                                "streams name each other in a circle",
+                                run->stream_options[i].name);
             }
         }
     }
@@ -123,16 +147,20 @@ static cps_status caption_stream(void *context, int32_t index, const cps_stream 
     if (stream->with_captions == NULL) {
         CPS_TRY(open_stream(run, stream_options(run, stream->name), true, &stream->with_captions));
         if (cps_stream_left_out(stream->with_captions) > 0) {
-            cps_log(CPS_LOG_INFO, "stream '%s': %lld records without a caption are left out", stream->name, (long long)cps_stream_left_out(stream->with_captions));
+            cps_log(CPS_LOG_INFO, "stream '%s': %lld records without a caption are left out",
+                    stream->name, (long long)cps_stream_left_out(stream->with_captions));
         }
     }
     *stream_out = stream->with_captions;
     return CPS_OK;
 }
 
-/* ---- stages ---------------------------------------------------------------------------------------------------------------- */
+/* ---- stages
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
-/* The stage with functions tabulated over `total` steps: rank 0 asks the job layer, all get the text. Collective. */
+/* The stage with functions tabulated over `total` steps: rank 0 asks the job layer, all get the
+ * text. Collective. */
 static cps_status stage_json(cps_run *run, int64_t stage, int64_t total, cps_json **json_out) {
     cps_json *json = NULL;
     char *text = NULL;
@@ -198,14 +226,16 @@ static cps_status tabulate(cps_run *run, int64_t index) {
     }
     snprintf(where, sizeof where, "stages[%lld].optimizer", (long long)index + 1);
     cps_optimizer optimizer;
-    CPS_TRY(cps_optimizer_parse(options->optimizer_kind, options->optimizer, where, stage->arena, &optimizer));
+    CPS_TRY(cps_optimizer_parse(options->optimizer_kind, options->optimizer, where, stage->arena,
+                                &optimizer));
     stage->lr = cps_arena_alloc(stage->arena, (size_t)steps * sizeof(double));
     stage->weight_decay = cps_arena_alloc(stage->arena, (size_t)steps * sizeof(double));
     if (stage->lr == NULL || stage->weight_decay == NULL) {
         return CPS_ERR_UNAVAILABLE;
     }
     cps_schedule schedule;
-    CPS_TRY(cps_schedule_parse(options->schedule_kind == NULL ? "constant" : options->schedule_kind, options->schedule, where, stage->arena, &schedule));
+    CPS_TRY(cps_schedule_parse(options->schedule_kind == NULL ? "constant" : options->schedule_kind,
+                               options->schedule, where, stage->arena, &schedule));
     CPS_TRY(cps_schedule_tabulate(&schedule, optimizer.lr, where, steps, stage->lr));
     for (int64_t i = 0; i < steps; i++) {
         stage->weight_decay[i] = cps_numbers_at(optimizer.weight_decay, i);
@@ -219,9 +249,12 @@ static cps_status check_ranks(const cps_run *run, int64_t index) {
     const int64_t size = cps_comm_size(run->comm);
     if (plan->steps > 0 && size > parts) {
         return cps_fail(CPS_ERR_USAGE,
-                        "stages[%lld]: %lld ranks, but a global batch of %lld in grains of %lld has %lld parts (parts = %lld in the job): use at most %lld ranks, a smaller grain, or set parts in the job",
-                        (long long)index + 1, (long long)size, (long long)plan->options.global_batch, (long long)plan->options.grain, (long long)parts,
-                        (long long)plan->parts, (long long)parts);
+                        "stages[%lld]: %lld ranks, but a global batch of %lld in grains of %lld "
+                        "has %lld parts (parts = %lld in the job): use at most %lld ranks, a "
+                        "smaller grain, or set parts in the job",
+                        (long long)index + 1, (long long)size,
+                        (long long)plan->options.global_batch, (long long)plan->options.grain,
+                        (long long)parts, (long long)plan->parts, (long long)parts);
     }
     return CPS_OK;
 }
@@ -236,21 +269,28 @@ static cps_status open_stages(cps_run *run) {
     for (int64_t i = 0; i < run->stage_count; i++) {
         run->stages[i].first_param = cps_params_count(cps_model_params(run->model));
         CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, 0, 0)));
-        const int64_t steps = run->stages[i].plan->steps, steps_per_epoch = run->stages[i].plan->steps_per_epoch;
+        const int64_t steps = run->stages[i].plan->steps,
+                      steps_per_epoch = run->stages[i].plan->steps_per_epoch;
         cps_stage_plan_destroy(run->stages[i].plan);
         run->stages[i].plan = NULL;
-        CPS_TRY(cps_agree(run->comm, "planning stages", create_plan(run, i, steps, steps_per_epoch)));
+        CPS_TRY(
+            cps_agree(run->comm, "planning stages", create_plan(run, i, steps, steps_per_epoch)));
         cps_status status = tabulate(run, i);
         status = status != CPS_OK ? status : check_ranks(run, i);
-        status = status != CPS_OK ? status : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm), &run->stages[i].memory);
+        status = status != CPS_OK ? status
+                                  : cps_step_plan(run->stages[i].plan, cps_comm_size(run->comm),
+                                                  &run->stages[i].memory);
         CPS_TRY(cps_agree(run->comm, "planning stages", status));
     }
     return CPS_OK;
 }
 
-/* ---- evaluations ------------------------------------------------------------------------------------------------------------- */
+/* ---- evaluations
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
-static cps_status resolve_packed(void *context, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
+static cps_status resolve_packed(void *context, const cps_shards_options *set,
+                                 const char *const **patterns_out, int64_t *count_out) {
     return cps_run_packed(context, set, patterns_out, count_out);
 }
 
@@ -271,7 +311,8 @@ bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *sta
 
 /* What a validation loss adds to the model must be known before parameters are allocated. */
 static cps_status declare_validation(cps_run *run, const cps_run_evaluation *evaluation) {
-    for (int64_t s = 0; s < run->stage_count && evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS; s++) {
+    for (int64_t s = 0;
+         s < run->stage_count && evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS; s++) {
         if (cps_run_evaluates_in(evaluation->options, run->stages[s].plan->options.name)) {
             CPS_TRY(cps_validation_declare(run, s, evaluation));
         }
@@ -280,8 +321,10 @@ static cps_status declare_validation(cps_run *run, const cps_run_evaluation *eva
 }
 
 static cps_status parse_evaluations(cps_run *run, cps_evaluation_options **options_out) {
-    CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, options_out, &run->evaluation_count));
-    run->evaluations = cps_arena_alloc_zero(run->arena, (size_t)run->evaluation_count * sizeof *run->evaluations + 1);
+    CPS_TRY(cps_evaluations_parse(cps_json_get(run->job, "evaluate"), run->arena, options_out,
+                                  &run->evaluation_count));
+    run->evaluations = cps_arena_alloc_zero(
+        run->arena, (size_t)run->evaluation_count * sizeof *run->evaluations + 1);
     return run->evaluations == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
 }
 
@@ -301,30 +344,44 @@ static cps_status pack_evaluation(cps_run *run, const cps_evaluation_options *op
 static cps_status open_evaluations(cps_run *run) {
     cps_evaluation_options *options = NULL;
     CPS_TRY(cps_agree(run->comm, "opening evaluations", parse_evaluations(run, &options)));
-    const cps_evaluation_resolver resolver = {.context = run, .packed = resolve_packed, .stream = resolve_stream};
+    const cps_evaluation_resolver resolver = {
+        .context = run, .packed = resolve_packed, .stream = resolve_stream};
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         run->evaluations[i].options = &options[i];
         CPS_TRY(pack_evaluation(run, &options[i]));
-        CPS_TRY(cps_agree(run->comm, "opening evaluations", cps_evaluation_streams_open(&options[i], run->pool, &resolver, &run->evaluations[i].streams)));
-        CPS_TRY(cps_agree(run->comm, "opening evaluations", declare_validation(run, &run->evaluations[i])));
+        CPS_TRY(cps_agree(run->comm, "opening evaluations",
+                          cps_evaluation_streams_open(&options[i], run->pool, &resolver,
+                                                      &run->evaluations[i].streams)));
+        CPS_TRY(cps_agree(run->comm, "opening evaluations",
+                          declare_validation(run, &run->evaluations[i])));
     }
     return CPS_OK;
 }
 
-/* ---- open and close -------------------------------------------------------------------------------------------------------------- */
+/* ---- open and close
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 static cps_status open_model(cps_run *run) {
-    CPS_TRY(cps_tokenizer_options_parse(cps_json_get(run->job, "tokenizer"), run->arena, &run->tokenizer_options));
-    const char *path = run->tokenizer_options.merges != NULL ? run->tokenizer_options.merges : run->tokenizer_options.json;
+    CPS_TRY(cps_tokenizer_options_parse(cps_json_get(run->job, "tokenizer"), run->arena,
+                                        &run->tokenizer_options));
+    const char *path = run->tokenizer_options.merges != NULL ? run->tokenizer_options.merges
+                                                             : run->tokenizer_options.json;
     if (path != NULL) {
         CPS_TRY(cps_tokenizer_load(path, &run->tokenizer));
     }
-    const int64_t vocabulary = run->tokenizer == NULL ? 0 : cps_tokenizer_vocabulary(run->tokenizer);
-    CPS_TRY(cps_model_create(cps_json_get(run->job, "model"), vocabulary, run->tokenizer_options.context, &run->model));
+    const int64_t vocabulary =
+        run->tokenizer == NULL ? 0 : cps_tokenizer_vocabulary(run->tokenizer);
+    CPS_TRY(cps_model_create(cps_json_get(run->job, "model"), vocabulary,
+                             run->tokenizer_options.context, &run->model));
     const cps_tower *text = cps_model_tower(run->model, "text");
-    if (text != NULL && run->tokenizer != NULL && cps_tower_get_config(text)->vocabulary < vocabulary) {
-        return cps_fail(CPS_ERR_USAGE, "the tokenizer '%s' has %lld ids, the text tower's vocabulary is %lld: use the tokenizer that the weights were trained with", cps_tokenizer_name(run->tokenizer),
-                        (long long)vocabulary, (long long)cps_tower_get_config(text)->vocabulary);
+    if (text != NULL && run->tokenizer != NULL &&
+        cps_tower_get_config(text)->vocabulary < vocabulary) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "the tokenizer '%s' has %lld ids, the text tower's vocabulary is %lld: use "
+                        "the tokenizer that the weights were trained with",
+                        cps_tokenizer_name(run->tokenizer), (long long)vocabulary,
+                        (long long)cps_tower_get_config(text)->vocabulary);
     }
     return CPS_OK;
 }
@@ -334,7 +391,8 @@ static cps_status hash_file(const char *path, uint64_t *digest_out) {
     FILE *file = fopen(path, "rb");
     char *block = malloc(BLOCK);
     if (file == NULL || block == NULL) {
-        const cps_status status = cps_fail(CPS_ERR_UNAVAILABLE, "weights '%s' cannot be opened: %s", path, strerror(errno));
+        const cps_status status = cps_fail(CPS_ERR_UNAVAILABLE, "weights '%s' cannot be opened: %s",
+                                           path, strerror(errno));
         if (file != NULL) {
             fclose(file);
         }
@@ -351,7 +409,8 @@ static cps_status hash_file(const char *path, uint64_t *digest_out) {
     cps_hash_destroy(hash);
     free(block);
     fclose(file);
-    return failed ? cps_fail(CPS_ERR_IO, "weights '%s' cannot be read: %s", path, strerror(errno)) : CPS_OK;
+    return failed ? cps_fail(CPS_ERR_IO, "weights '%s' cannot be read: %s", path, strerror(errno))
+                  : CPS_OK;
 }
 
 /* A run that goes on must have begun with the same weights. Collective; rank 0 reads. */
@@ -368,7 +427,8 @@ static cps_status digest_weights(cps_run *run) {
     return CPS_OK;
 }
 
-/* Local. Ranks of different machines may choose differently for "auto"; comparing identities finds it. */
+/* Local. Ranks of different machines may choose differently for "auto"; comparing identities finds
+ * it. */
 static cps_status set_precision(int32_t precision) {
     if (precision == CPS_PRECISION_FP32) {
         return cps_gemm_set_precision("fp32");
@@ -386,8 +446,12 @@ static cps_status set_precision(int32_t precision) {
 
 static cps_status open_parts(cps_run *run) {
     cps_status status = cps_job_options_parse(run->job, run->arena, &run->job_options);
-    status = status != CPS_OK ? status : cps_checkpoint_options_parse(run->job, run->arena, &run->checkpoint);
-    status = status != CPS_OK ? status : cps_early_stop_options_parse(run->job, run->arena, &run->early_stop);
+    status = status != CPS_OK
+                 ? status
+                 : cps_checkpoint_options_parse(run->job, run->arena, &run->checkpoint);
+    status = status != CPS_OK
+                 ? status
+                 : cps_early_stop_options_parse(run->job, run->arena, &run->early_stop);
     status = status != CPS_OK ? status : open_model(run);
     status = status != CPS_OK ? status : cps_shard_pool_create(&run->pool);
     status = status != CPS_OK ? status : parse_streams(run);
@@ -403,7 +467,9 @@ cps_status cps_run_set_precision(const cps_run *run) {
     return cps_agree(run->comm, "precision", set_precision(run->job_options.precision));
 }
 
-cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) {
+cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
+                        const cps_job_calls *calls, const cps_run_options *options,
+                        cps_run **run_out) {
     cps_run *run = calloc(1, sizeof *run);
     if (run == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a run");
@@ -451,11 +517,15 @@ void cps_run_close(cps_run *run) {
     free(run);
 }
 
-/* ---- first values --------------------------------------------------------------------------------------------------------------------- */
+/* ---- first values
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
 static void report_weights(const char *path, const cps_weights_report *report) {
-    cps_log(CPS_LOG_INFO, "weights '%s': %lld tensors loaded, %lld resampled, %lld not found, %lld not used", path, (long long)report->loaded,
-            (long long)report->resampled, (long long)report->missing_count, (long long)report->unused_count);
+    cps_log(CPS_LOG_INFO,
+            "weights '%s': %lld tensors loaded, %lld resampled, %lld not found, %lld not used",
+            path, (long long)report->loaded, (long long)report->resampled,
+            (long long)report->missing_count, (long long)report->unused_count);
     for (int64_t i = 0; i < cps_min_i64(report->missing_count, 10); i++) {
         cps_log(CPS_LOG_INFO, "  not found: %s", report->missing[i]);
     }
@@ -483,17 +553,21 @@ static cps_status note_weights(cps_run *run) {
 static void copy_again(cps_run *run, int32_t index, int32_t first, int32_t last) {
     cps_params *params = cps_model_params(run->model);
     cps_param *param = cps_params_at(params, index);
-    if (index < first || index >= last || run->from_weights[index] || param->spec.init.kind != CPS_INIT_COPY) {
+    if (index < first || index >= last || run->from_weights[index] ||
+        param->spec.init.kind != CPS_INIT_COPY) {
         return;
     }
     const int32_t source = cps_params_find(params, param->spec.init.copy_of);
     copy_again(run, source, first, last);
-    memcpy(param->tensor.data, cps_params_at(params, source)->tensor.data, (size_t)param->count * sizeof(cps_real));
+    memcpy(param->tensor.data, cps_params_at(params, source)->tensor.data,
+           (size_t)param->count * sizeof(cps_real));
 }
 
 void cps_run_begin_stage(cps_run *run, int64_t stage) {
     const int32_t first = run->stages[stage].first_param;
-    const int32_t last = stage + 1 < run->stage_count ? run->stages[stage + 1].first_param : cps_params_count(cps_model_params(run->model));
+    const int32_t last = stage + 1 < run->stage_count
+                             ? run->stages[stage + 1].first_param
+                             : cps_params_count(cps_model_params(run->model));
     for (int32_t i = first; i < last; i++) {
         copy_again(run, i, first, last);
     }
@@ -506,7 +580,8 @@ cps_status cps_run_initialise(cps_run *run) {
     cps_status status = CPS_OK;
     if (weights != NULL && cps_comm_rank(run->comm) == 0) {
         cps_weights_report report = {0};
-        status = cps_weights_load(run->model, weights, cps_json_get_bool(spec, "partial", false), &report);
+        status = cps_weights_load(run->model, weights, cps_json_get_bool(spec, "partial", false),
+                                  &report);
         if (status == CPS_OK) {
             report_weights(weights, &report);
         }
@@ -521,19 +596,25 @@ cps_status cps_run_initialise(cps_run *run) {
     cps_params_drop_offers(params);
     CPS_TRY(cps_agree(run->comm, "first values of the parameters", status));
     if (weights != NULL) {
-        cps_comm_broadcast(run->comm, "weights", run->from_weights, (size_t)cps_params_count(params), 0);
-        cps_comm_broadcast(run->comm, "weights", cps_params_flat(params), (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
+        cps_comm_broadcast(run->comm, "weights", run->from_weights,
+                           (size_t)cps_params_count(params), 0);
+        cps_comm_broadcast(run->comm, "weights", cps_params_flat(params),
+                           (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
     }
     return CPS_OK;
 }
 
-/* ---- loaders ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- loaders
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* The options borrow `streams`. */
-static cps_loader_options loader_options(const cps_run *run, int64_t stage, cps_loader_stream streams[CPS_STAGE_VIEWS]) {
+static cps_loader_options loader_options(const cps_run *run, int64_t stage,
+                                         cps_loader_stream streams[CPS_STAGE_VIEWS]) {
     const cps_stage_plan *plan = run->stages[stage].plan;
     for (int32_t i = 0; i < plan->stream_count; i++) {
-        streams[i] = (cps_loader_stream){.stream = plan->streams[i].stream, .rows = plan->streams[i].rows};
+        streams[i] =
+            (cps_loader_stream){.stream = plan->streams[i].stream, .rows = plan->streams[i].rows};
     }
     return (cps_loader_options){
         .order = CPS_ORDER_SHUFFLED,

@@ -1,5 +1,6 @@
-/* What a run holds before its first step: model, tokenizer, streams, plans of all stages, evaluations; all of it from the resolved
- * job, so that everything that can be wrong is found before anything is allocated. Collective; private to train/. */
+/* What a run holds before its first step: model, tokenizer, streams, plans of all stages,
+ * evaluations; all of it from the resolved job, so that everything that can be wrong is found
+ * before anything is allocated. Collective; private to train/. */
 #ifndef CPS_TRAIN_RUN_H
 #define CPS_TRAIN_RUN_H
 
@@ -13,12 +14,12 @@ typedef struct cps_run_evaluation {
 } cps_run_evaluation;
 
 typedef struct cps_run_stage {
-    cps_json *json;      /* functions tabulated; owned */
+    cps_json *json; /* functions tabulated; owned */
     cps_arena *arena;
     cps_stage_plan *plan;
     cps_step_memory memory;
     double *lr, *weight_decay; /* [steps] */
-    int32_t first_param;       /* parameters from here to the next stage's were declared by this one */
+    int32_t first_param; /* parameters from here to the next stage's were declared by this one */
 } cps_run_stage;
 
 typedef struct cps_run {
@@ -46,31 +47,42 @@ typedef struct cps_run {
     int64_t evaluation_count;
     cps_run_evaluation *evaluations;
     int32_t loader_threads;
-    size_t program_bytes;  /* resident when all of this was open: program, libraries, tables, indexes */
+    size_t
+        program_bytes; /* resident when all of this was open: program, libraries, tables, indexes */
     uint8_t *from_weights; /* [parameters] weights of the job gave the value */
 } cps_run;
 
-/* Builds it all; parameters are declared, not allocated. USAGE and DATA with the key path or file. */
-cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job, const cps_job_calls *calls, const cps_run_options *options, cps_run **run_out) CPS_MUST_CHECK;
+/* Builds it all; parameters are declared, not allocated. USAGE and DATA with the key path or file.
+ */
+cps_status cps_run_open(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
+                        const cps_job_calls *calls, const cps_run_options *options,
+                        cps_run **run_out) CPS_MUST_CHECK;
 void cps_run_close(cps_run *run); /* NULL-safe */
-/* Products from here on in the job's precision. UNAVAILABLE where this machine has none of it. Collective, agreed; before anything is computed. */
+/* Products from here on in the job's precision. UNAVAILABLE where this machine has none of it.
+ * Collective, agreed; before anything is computed. */
 cps_status cps_run_set_precision(const cps_run *run) CPS_MUST_CHECK;
 
-/* Allocates parameters and gives them their first values: weights of the job (rank 0 reads, all get the same bytes), else initial ones. Prints what a
- * partial file lacked. */
+/* Allocates parameters and gives them their first values: weights of the job (rank 0 reads, all get
+ * the same bytes), else initial ones. Prints what a partial file lacked. */
 cps_status cps_run_initialise(cps_run *run) CPS_MUST_CHECK;
 /* Options of stage `stage`'s training loader, and of one in stored order for a validation set. */
-cps_status cps_run_loader(const cps_run *run, int64_t stage, cps_loader **loader_out) CPS_MUST_CHECK;
-cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage, size_t *bytes_out) CPS_MUST_CHECK;
-/* Settings that reach numbers, as one canonical text a key: what ranks and a resumed run must share. */
+cps_status cps_run_loader(const cps_run *run, int64_t stage,
+                          cps_loader **loader_out) CPS_MUST_CHECK;
+cps_status cps_run_loader_bytes(const cps_run *run, int64_t stage,
+                                size_t *bytes_out) CPS_MUST_CHECK;
+/* Settings that reach numbers, as one canonical text a key: what ranks and a resumed run must
+ * share. */
 cps_json *cps_run_identity(const cps_run *run);
-/* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest. Collective and agreed the first time a run asks for the
- * set, local from then on: where a rank may have failed before on its own, ask earlier. */
-cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) CPS_MUST_CHECK;
+/* Patterns of shards of a set that names a CSV: packed once below <runs>/shards, by digest.
+ * Collective and agreed the first time a run asks for the set, local from then on: where a rank may
+ * have failed before on its own, ask earlier. */
+cps_status cps_run_packed(cps_run *run, const cps_shards_options *set,
+                          const char *const **patterns_out, int64_t *count_out) CPS_MUST_CHECK;
 /* Whether an evaluation belongs to the stage of that name. */
 bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *stage);
-/* At the begin of a stage: parameters that the stage declared first as copies of others (moving averages too) take the values that their
- * sources have by now, unless weights gave them one. Local; the same on every rank. */
+/* At the begin of a stage: parameters that the stage declared first as copies of others (moving
+ * averages too) take the values that their sources have by now, unless weights gave them one.
+ * Local; the same on every rank. */
 void cps_run_begin_stage(cps_run *run, int64_t stage);
 
 #endif

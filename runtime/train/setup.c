@@ -1,4 +1,5 @@
-/* Services of `create`: what an objective wants is checked and united with what is there already. */
+/* Services of `create`: what an objective wants is checked and united with what is there already.
+ */
 #include "train/stage.h"
 
 #include <stdlib.h>
@@ -9,11 +10,11 @@
 #include "base/numeric.h"
 #include "train/frozen.h"
 
-static cps_status setup_fail(cps_setup *setup, cps_status code, const char *format, ...) CPS_PRINTF(3, 4);
+static cps_status setup_fail(cps_setup *setup, cps_status code, const char *format, ...)
+    CPS_PRINTF(3, 4);
 
 /* Names the stage and the objective in front of what went wrong. */
-static cps_status setup_fail(cps_setup *setup, cps_status code, const char *format, ...)
-{
+static cps_status setup_fail(cps_setup *setup, cps_status code, const char *format, ...) {
     char text[900];
     va_list arguments;
     va_start(arguments, format);
@@ -24,15 +25,13 @@ static cps_status setup_fail(cps_setup *setup, cps_status code, const char *form
                             setup->plan->index + 1, instance->name, text);
 }
 
-static char *keep(cps_setup *setup, const char *text)
-{
+static char *keep(cps_setup *setup, const char *text) {
     return text == NULL ? NULL : cps_arena_strdup(setup->plan->arena, text);
 }
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
-static int32_t find_run_stream(const cps_stage_plan *plan, const char *name)
-{
+static int32_t find_run_stream(const cps_stage_plan *plan, const char *name) {
     for (int32_t i = 0; i < plan->run_stream_count; i++) {
         if (strcmp(plan->run_streams[i].name, name) == 0) {
             return i;
@@ -41,17 +40,16 @@ static int32_t find_run_stream(const cps_stage_plan *plan, const char *name)
     return -1;
 }
 
-static void list_streams(const cps_stage_plan *plan, char *text, size_t bytes)
-{
+static void list_streams(const cps_stage_plan *plan, char *text, size_t bytes) {
     text[0] = '\0';
     for (int32_t i = 0; i < plan->run_stream_count; i++) {
         const size_t used = strlen(text);
-        snprintf(text + used, bytes - used, "%s'%s'", i == 0 ? "" : ", ", plan->run_streams[i].name);
+        snprintf(text + used, bytes - used, "%s'%s'", i == 0 ? "" : ", ",
+                 plan->run_streams[i].name);
     }
 }
 
-const char *cps_serve_setup_stream(cps_setup *setup, const char *wanted)
-{
+const char *cps_serve_setup_stream(cps_setup *setup, const char *wanted) {
     const cps_stage_plan *plan = setup->plan;
     const int32_t found = wanted == NULL ? -1 : find_run_stream(plan, wanted);
     if (found >= 0) {
@@ -62,14 +60,15 @@ const char *cps_serve_setup_stream(cps_setup *setup, const char *wanted)
     }
     char names[512];
     list_streams(plan, names, sizeof names);
-    setup_fail(setup, CPS_ERR_USAGE, "the job's data has no stream '%s': it has %s; name it so, or give the objective's stream option",
+    setup_fail(setup, CPS_ERR_USAGE,
+               "the job's data has no stream '%s': it has %s; name it so, or give the objective's "
+               "stream option",
                wanted == NULL ? "" : wanted, plan->run_stream_count == 0 ? "none" : names);
     return NULL;
 }
 
 /* Index in plan->streams of a stream by name, added when new. */
-static int32_t stage_stream(cps_setup *setup, const char *name)
-{
+static int32_t stage_stream(cps_setup *setup, const char *name) {
     cps_stage_plan *plan = setup->plan;
     for (int32_t i = 0; i < plan->stream_count; i++) {
         if (strcmp(plan->streams[i].name, name) == 0) {
@@ -80,7 +79,8 @@ static int32_t stage_stream(cps_setup *setup, const char *name)
     if (run_stream < 0) {
         char names[512];
         list_streams(plan, names, sizeof names);
-        setup_fail(setup, CPS_ERR_USAGE, "no stream '%s' in the job's data; there is %s", name, names);
+        setup_fail(setup, CPS_ERR_USAGE, "no stream '%s' in the job's data; there is %s", name,
+                   names);
         return -1;
     }
     if (plan->stream_count == CPS_STAGE_VIEWS) {
@@ -99,13 +99,11 @@ static int32_t stage_stream(cps_setup *setup, const char *name)
 
 /* ---- views ----------------------------------------------------------------------------------- */
 
-static bool same_text(const char *a, const char *b)
-{
+static bool same_text(const char *a, const char *b) {
     return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
-static bool same_fixed_texts(const cps_view *a, const cps_view *b)
-{
+static bool same_fixed_texts(const cps_view *a, const cps_view *b) {
     if (a->fixed_text_count != b->fixed_text_count) {
         return false;
     }
@@ -117,32 +115,33 @@ static bool same_fixed_texts(const cps_view *a, const cps_view *b)
     return true;
 }
 
-static bool same_recipe(const cps_recipe *a, const cps_recipe *b)
-{
-    return (a == NULL) == (b == NULL) && (a == NULL || cps_recipe_digest(a) == cps_recipe_digest(b));
+static bool same_recipe(const cps_recipe *a, const cps_recipe *b) {
+    return (a == NULL) == (b == NULL) &&
+           (a == NULL || cps_recipe_digest(a) == cps_recipe_digest(b));
 }
 
-/* Texts of one stream are the same where both objectives take the default caption, or one objective asks twice. */
-static bool same_caption(const cps_setup *setup, const cps_stage_view *there)
-{
+/* Texts of one stream are the same where both objectives take the default caption, or one objective
+ * asks twice. */
+static bool same_caption(const cps_setup *setup, const cps_stage_view *there) {
     const cps_instance *instances = setup->plan->instances;
     return there->owner == setup->owner || (instances[there->owner].objective->caption == NULL &&
                                             instances[setup->owner].objective->caption == NULL);
 }
 
-static bool same_view(const cps_setup *setup, const cps_stage_view *there, const cps_view *view)
-{
+static bool same_view(const cps_setup *setup, const cps_stage_view *there, const cps_view *view) {
     const cps_view *a = &there->view;
-    const cps_view_mode mode = setup->context->compute_frozen && view->mode == CPS_VIEW_FROZEN ? CPS_VIEW_NO_GRADIENT : view->mode;
-    return same_text(a->tower, view->tower) && same_text(a->group, view->group) && same_text(a->stream, view->stream) &&
-           same_fixed_texts(a, view) && same_recipe(a->recipe, view->recipe) && a->crop == view->crop && a->mode == mode &&
+    const cps_view_mode mode = setup->context->compute_frozen && view->mode == CPS_VIEW_FROZEN
+                                   ? CPS_VIEW_NO_GRADIENT
+                                   : view->mode;
+    return same_text(a->tower, view->tower) && same_text(a->group, view->group) &&
+           same_text(a->stream, view->stream) && same_fixed_texts(a, view) &&
+           same_recipe(a->recipe, view->recipe) && a->crop == view->crop && a->mode == mode &&
            a->evaluation == view->evaluation && a->all_positions == view->all_positions &&
            (a->mode != CPS_VIEW_FROZEN || a->outputs == view->outputs) &&
            (!there->text || view->fixed_text_count > 0 || same_caption(setup, there));
 }
 
-static cps_status tokenise_fixed(cps_setup *setup, cps_stage_view *entry)
-{
+static cps_status tokenise_fixed(cps_setup *setup, cps_stage_view *entry) {
     cps_stage_plan *plan = setup->plan;
     const int64_t count = entry->view.fixed_text_count;
     const int64_t context = plan->context;
@@ -158,7 +157,8 @@ static cps_status tokenise_fixed(cps_setup *setup, cps_stage_view *entry)
     fixed->offsets[0] = 0;
     for (int64_t i = 0; i < count; i++) {
         int64_t length = 0;
-        CPS_TRY(cps_tokenizer_encode(plan->tokenizer, entry->view.fixed_texts[i], context, fixed->ids + at, &length, NULL));
+        CPS_TRY(cps_tokenizer_encode(plan->tokenizer, entry->view.fixed_texts[i], context,
+                                     fixed->ids + at, &length, NULL));
         fixed->ends[i] = (int32_t)(length - 1);
         at += entry->view.all_positions ? context : length;
         fixed->offsets[i + 1] = (int32_t)at;
@@ -166,16 +166,18 @@ static cps_status tokenise_fixed(cps_setup *setup, cps_stage_view *entry)
     return CPS_OK;
 }
 
-static cps_recipe view_recipe(const cps_setup *setup, const cps_view *view, const cps_tower_config *tower)
-{
+static cps_recipe view_recipe(const cps_setup *setup, const cps_view *view,
+                              const cps_tower_config *tower) {
     const cps_stage_options *options = &setup->plan->options;
     cps_recipe recipe;
     if (view->recipe != NULL) {
         recipe = *view->recipe;
     } else {
         const bool random = !view->evaluation && view->mode != CPS_VIEW_FROZEN &&
-                            !(options->crop.count == 2 && options->crop.values[0] >= 1.0 && options->crop.values[1] >= 1.0);
-        recipe = cps_recipe_clip(random ? CPS_RECIPE_RANDOM_RESIZED_CROP : CPS_RECIPE_EVALUATION, 0);
+                            !(options->crop.count == 2 && options->crop.values[0] >= 1.0 &&
+                              options->crop.values[1] >= 1.0);
+        recipe =
+            cps_recipe_clip(random ? CPS_RECIPE_RANDOM_RESIZED_CROP : CPS_RECIPE_EVALUATION, 0);
         recipe.squash = tower->squash;
         recipe.filter = tower->bilinear ? CPS_BILINEAR : CPS_BICUBIC;
         if (random && options->crop.count == 2) {
@@ -201,8 +203,7 @@ static cps_recipe view_recipe(const cps_setup *setup, const cps_view *view, cons
 }
 
 /* Copies what the view points at into the stage's arena. */
-static void keep_view(cps_setup *setup, cps_stage_view *entry, const cps_view *view)
-{
+static void keep_view(cps_setup *setup, cps_stage_view *entry, const cps_view *view) {
     entry->view = *view;
     entry->view.name = keep(setup, view->name == NULL ? "view" : view->name);
     entry->view.tower = keep(setup, view->tower);
@@ -216,7 +217,8 @@ static void keep_view(cps_setup *setup, cps_stage_view *entry, const cps_view *v
         entry->view.recipe = recipe;
     }
     if (view->fixed_text_count > 0) {
-        const char **texts = cps_arena_alloc(setup->plan->arena, (size_t)view->fixed_text_count * sizeof *texts);
+        const char **texts =
+            cps_arena_alloc(setup->plan->arena, (size_t)view->fixed_text_count * sizeof *texts);
         for (int64_t i = 0; texts != NULL && i < view->fixed_text_count; i++) {
             texts[i] = keep(setup, view->fixed_texts[i]);
         }
@@ -224,8 +226,7 @@ static void keep_view(cps_setup *setup, cps_stage_view *entry, const cps_view *v
     }
 }
 
-static cps_status add_input(cps_setup *setup, cps_stage_view *entry, int32_t index)
-{
+static cps_status add_input(cps_setup *setup, cps_stage_view *entry, int32_t index) {
     cps_stage_plan *plan = setup->plan;
     cps_input_context *context = cps_arena_alloc(plan->arena, sizeof *context);
     if (context == NULL) {
@@ -239,7 +240,9 @@ static cps_status add_input(cps_setup *setup, cps_stage_view *entry, int32_t ind
         .view = (uint32_t)index,
         .crop = (uint32_t)entry->view.crop,
         .recipe = entry->recipe,
-        .caption = entry->text && plan->instances[entry->owner].objective->caption != NULL ? cps_stage_caption : NULL,
+        .caption = entry->text && plan->instances[entry->owner].objective->caption != NULL
+                       ? cps_stage_caption
+                       : NULL,
         .caption_context = context,
         .text_context = plan->context,
         .all_positions = entry->view.all_positions,
@@ -249,16 +252,17 @@ static cps_status add_input(cps_setup *setup, cps_stage_view *entry, int32_t ind
 }
 
 /* Puts the view into its call: an equal group of one tower, mode and size, or a call of its own. */
-static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t index)
-{
+static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t index) {
     cps_stage_plan *plan = setup->plan;
     const int64_t size = entry->text ? 0 : entry->recipe.size;
     for (int32_t c = 0; c < plan->call_count && entry->view.group != NULL; c++) {
         cps_stage_call *call = &plan->calls[c];
         if (call->tower == entry->tower && call->mode == entry->view.mode && call->size == size &&
-            call->evaluation == entry->view.evaluation && same_text(call->group, entry->view.group)) {
+            call->evaluation == entry->view.evaluation &&
+            same_text(call->group, entry->view.group)) {
             if (call->view_count == CPS_CALL_VIEWS) {
-                return setup_fail(setup, CPS_ERR_USAGE, "call group '%s' has more than %d views", entry->view.group, CPS_CALL_VIEWS);
+                return setup_fail(setup, CPS_ERR_USAGE, "call group '%s' has more than %d views",
+                                  entry->view.group, CPS_CALL_VIEWS);
             }
             entry->call = c;
             call->views[call->view_count++] = index;
@@ -281,32 +285,43 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
     return CPS_OK;
 }
 
-static cps_status check_view(cps_setup *setup, const cps_view *view, const cps_tower *tower)
-{
+static cps_status check_view(cps_setup *setup, const cps_view *view, const cps_tower *tower) {
     const cps_tower_config *config = cps_tower_get_config(tower);
     const uint32_t all = (1u << CPS_OUTPUT_KINDS) - 1;
     const uint32_t projected = CPS_PROJECTED | CPS_FEATURE | CPS_TOKENS_PROJECTED;
     const char *name = view->name == NULL ? "view" : view->name;
     if (view->fixed_text_count <= 0 && view->stream == NULL) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' names neither a stream nor fixed texts", name);
+        return setup_fail(setup, CPS_ERR_INTERNAL,
+                          "view '%s' names neither a stream nor fixed texts", name);
     }
     if (view->outputs == 0 || (view->outputs & ~all) != 0) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' asks for outputs 0x%x; wanted some of CPS_POOLED ... CPS_TOKENS_PROJECTED", name, view->outputs);
+        return setup_fail(
+            setup, CPS_ERR_INTERNAL,
+            "view '%s' asks for outputs 0x%x; wanted some of CPS_POOLED ... CPS_TOKENS_PROJECTED",
+            name, view->outputs);
     }
     if (config->embed_dim == 0 && (view->outputs & projected) != 0) {
-        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' asks for projected outputs of tower '%s', which has no projection (embed_dim)", name, view->tower);
+        return setup_fail(setup, CPS_ERR_USAGE,
+                          "view '%s' asks for projected outputs of tower '%s', which has no "
+                          "projection (embed_dim)",
+                          name, view->tower);
     }
     if (config->kind == CPS_TOWER_TEXT && setup->plan->tokenizer == NULL) {
-        return setup_fail(setup, CPS_ERR_USAGE, "view '%s' reads texts, but the job has no tokenizer: add tokenizer = copse.tokenizer { merges = \"...\" }", name);
+        return setup_fail(setup, CPS_ERR_USAGE,
+                          "view '%s' reads texts, but the job has no tokenizer: add tokenizer = "
+                          "copse.tokenizer { merges = \"...\" }",
+                          name);
     }
     if (config->kind != CPS_TOWER_TEXT && view->fixed_text_count > 0) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "view '%s' gives fixed texts to tower '%s', which reads images", name, view->tower);
+        return setup_fail(setup, CPS_ERR_INTERNAL,
+                          "view '%s' gives fixed texts to tower '%s', which reads images", name,
+                          view->tower);
     }
     return CPS_OK;
 }
 
-static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *tower, int32_t index)
-{
+static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *tower,
+                           int32_t index) {
     cps_stage_plan *plan = setup->plan;
     cps_stage_view *entry = &plan->views[index];
     *entry = (cps_stage_view){.tower = tower, .stream = -1, .input = -1, .owner = setup->owner};
@@ -330,7 +345,8 @@ static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *to
         CPS_TRY(cps_recipe_check(&entry->recipe, entry->view.name));
     }
     if (entry->view.mode == CPS_VIEW_FROZEN) {
-        CPS_TRY(cps_frozen_check_view(&entry->view, &entry->recipe, entry->text, plan->instances[setup->owner].objective->caption != NULL));
+        CPS_TRY(cps_frozen_check_view(&entry->view, &entry->recipe, entry->text,
+                                      plan->instances[setup->owner].objective->caption != NULL));
         if (setup->context->compute_frozen) {
             entry->view.mode = CPS_VIEW_NO_GRADIENT;
         }
@@ -340,8 +356,7 @@ static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *to
     return read ? add_input(setup, entry, index) : CPS_OK;
 }
 
-int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view)
-{
+int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view) {
     cps_stage_plan *plan = setup->plan;
     cps_instance *instance = &plan->instances[setup->owner];
     if (setup->status != CPS_OK) {
@@ -349,7 +364,9 @@ int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view)
     }
     cps_tower *tower = view->tower == NULL ? NULL : cps_model_tower(plan->model, view->tower);
     if (tower == NULL) {
-        setup_fail(setup, CPS_ERR_USAGE, "the model has no tower '%s': add it to model.towers, or name another", view->tower == NULL ? "" : view->tower);
+        setup_fail(setup, CPS_ERR_USAGE,
+                   "the model has no tower '%s': add it to model.towers, or name another",
+                   view->tower == NULL ? "" : view->tower);
         return -1;
     }
     if (check_view(setup, view, tower) != CPS_OK) {
@@ -383,21 +400,26 @@ int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view)
     return instance->view_count++;
 }
 
-/* ---- parameters, buffers, moving averages ------------------------------------------------------------------------------ */
+/* ---- parameters, buffers, moving averages
+ * ------------------------------------------------------------------------------ */
 
-static cps_init fill_of(const cps_parameter *parameter)
-{
-    static const cps_init_kind kinds[] = {[CPS_FILL_ZERO] = CPS_INIT_ZERO, [CPS_FILL_CONSTANT] = CPS_INIT_CONSTANT,
-                                          [CPS_FILL_NORMAL] = CPS_INIT_NORMAL, [CPS_FILL_UNIFORM] = CPS_INIT_UNIFORM,
+static cps_init fill_of(const cps_parameter *parameter) {
+    static const cps_init_kind kinds[] = {[CPS_FILL_ZERO] = CPS_INIT_ZERO,
+                                          [CPS_FILL_CONSTANT] = CPS_INIT_CONSTANT,
+                                          [CPS_FILL_NORMAL] = CPS_INIT_NORMAL,
+                                          [CPS_FILL_UNIFORM] = CPS_INIT_UNIFORM,
                                           [CPS_FILL_COPY] = CPS_INIT_COPY};
-    return (cps_init){.kind = kinds[parameter->fill], .a = parameter->a, .b = parameter->b, .copy_of = parameter->copy_of};
+    return (cps_init){.kind = kinds[parameter->fill],
+                      .a = parameter->a,
+                      .b = parameter->b,
+                      .copy_of = parameter->copy_of};
 }
 
-static int32_t add_id(cps_setup *setup, int32_t param, int32_t buffer)
-{
+static int32_t add_id(cps_setup *setup, int32_t param, int32_t buffer) {
     cps_instance *instance = &setup->plan->instances[setup->owner];
     if (instance->param_count == CPS_INSTANCE_IDS) {
-        setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters and buffers in one objective", CPS_INSTANCE_IDS);
+        setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters and buffers in one objective",
+                   CPS_INSTANCE_IDS);
         return -1;
     }
     instance->params[instance->param_count] = param;
@@ -405,18 +427,23 @@ static int32_t add_id(cps_setup *setup, int32_t param, int32_t buffer)
     return instance->param_count++;
 }
 
-static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_param_kind kind)
-{
+static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_param_kind kind) {
     if (setup->status != CPS_OK) {
         return -1;
     }
     if (parameter->name == NULL || parameter->rank < 0 || parameter->rank > CPS_MAX_DIMS) {
-        setup_fail(setup, CPS_ERR_INTERNAL, "a parameter without a name or with rank %d", parameter->rank);
+        setup_fail(setup, CPS_ERR_INTERNAL, "a parameter without a name or with rank %d",
+                   parameter->rank);
         return -1;
     }
-    cps_param_spec spec = {.name = parameter->name, .rank = parameter->rank, .init = fill_of(parameter), .kind = kind,
-                           .decay = parameter->decay, .has_bounds = parameter->bounded,
-                           .minimum = parameter->minimum, .maximum = parameter->maximum};
+    cps_param_spec spec = {.name = parameter->name,
+                           .rank = parameter->rank,
+                           .init = fill_of(parameter),
+                           .kind = kind,
+                           .decay = parameter->decay,
+                           .has_bounds = parameter->bounded,
+                           .minimum = parameter->minimum,
+                           .maximum = parameter->maximum};
     memcpy(spec.shape, parameter->shape, sizeof spec.shape);
     cps_params *params = cps_model_params(setup->plan->model);
     int32_t index = cps_params_find(params, parameter->name);
@@ -437,27 +464,32 @@ static int32_t add_param(cps_setup *setup, const cps_parameter *parameter, cps_p
 }
 
 /* Objectives of one stage must want the same of a parameter that they share; stages need not. */
-static cps_status add_rule(cps_setup *setup, int32_t index, const cps_parameter *parameter)
-{
+static cps_status add_rule(cps_setup *setup, int32_t index, const cps_parameter *parameter) {
     cps_stage_plan *plan = setup->plan;
-    const cps_stage_rule rule = {index, parameter->decay, parameter->bounded, parameter->minimum, parameter->maximum};
+    const cps_stage_rule rule = {index, parameter->decay, parameter->bounded, parameter->minimum,
+                                 parameter->maximum};
     for (int32_t i = 0; i < plan->rule_count; i++) {
         const cps_stage_rule *there = &plan->rules[i];
         if (there->param == index) {
             const bool same = there->decay == rule.decay && there->bounded == rule.bounded &&
-                              (!rule.bounded || (there->minimum == rule.minimum && there->maximum == rule.maximum));
-            return same ? CPS_OK : setup_fail(setup, CPS_ERR_USAGE, "another objective of this stage wants other bounds or another weight decay of parameter '%s'", parameter->name);
+                              (!rule.bounded ||
+                               (there->minimum == rule.minimum && there->maximum == rule.maximum));
+            return same ? CPS_OK
+                        : setup_fail(setup, CPS_ERR_USAGE,
+                                     "another objective of this stage wants other bounds or "
+                                     "another weight decay of parameter '%s'",
+                                     parameter->name);
         }
     }
     if (plan->rule_count == CPS_INSTANCE_IDS) {
-        return setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters in one stage's objectives", CPS_INSTANCE_IDS);
+        return setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters in one stage's objectives",
+                          CPS_INSTANCE_IDS);
     }
     plan->rules[plan->rule_count++] = rule;
     return CPS_OK;
 }
 
-int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *parameter)
-{
+int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *parameter) {
     cps_stage_plan *plan = setup->plan;
     const int32_t index = add_param(setup, parameter, CPS_PARAM_WEIGHT);
     if (index >= 0 && add_rule(setup, index, parameter) != CPS_OK) {
@@ -465,7 +497,8 @@ int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *paramet
     }
     if (index >= 0 && parameter->frozen_steps > 0) {
         if (plan->hold_count == CPS_INSTANCE_IDS) {
-            setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters with frozen steps", CPS_INSTANCE_IDS);
+            setup_fail(setup, CPS_ERR_USAGE, "more than %d parameters with frozen steps",
+                       CPS_INSTANCE_IDS);
             return -1;
         }
         plan->holds[plan->hold_count++] = (cps_stage_hold){index, parameter->frozen_steps};
@@ -473,8 +506,8 @@ int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *paramet
     return index < 0 ? -1 : add_id(setup, index, -1);
 }
 
-int32_t cps_serve_setup_buffer(cps_setup *setup, const cps_parameter *buffer, int64_t partial_count)
-{
+int32_t cps_serve_setup_buffer(cps_setup *setup, const cps_parameter *buffer,
+                               int64_t partial_count) {
     cps_stage_plan *plan = setup->plan;
     const int32_t index = add_param(setup, buffer, CPS_PARAM_BUFFER);
     if (index < 0) {
@@ -484,13 +517,13 @@ int32_t cps_serve_setup_buffer(cps_setup *setup, const cps_parameter *buffer, in
         setup_fail(setup, CPS_ERR_USAGE, "more than %d buffers in one stage", CPS_STAGE_TERMS);
         return -1;
     }
-    plan->buffers[plan->buffer_count] = (cps_stage_buffer){setup->owner, index, partial_count, plan->sum_width};
+    plan->buffers[plan->buffer_count] =
+        (cps_stage_buffer){setup->owner, index, partial_count, plan->sum_width};
     plan->sum_width += partial_count;
     return add_id(setup, index, plan->buffer_count++);
 }
 
-static cps_numbers keep_numbers(cps_setup *setup, const cps_numbers *numbers)
-{
+static cps_numbers keep_numbers(cps_setup *setup, const cps_numbers *numbers) {
     double *values = cps_arena_alloc(setup->plan->arena, (size_t)numbers->count * sizeof *values);
     if (values != NULL) {
         memcpy(values, numbers->values, (size_t)numbers->count * sizeof *values);
@@ -498,8 +531,7 @@ static cps_numbers keep_numbers(cps_setup *setup, const cps_numbers *numbers)
     return (cps_numbers){values == NULL ? 0 : numbers->count, values};
 }
 
-static cps_status add_ema(cps_setup *setup, int32_t param, cps_numbers momentum)
-{
+static cps_status add_ema(cps_setup *setup, int32_t param, cps_numbers momentum) {
     cps_stage_plan *plan = setup->plan;
     if (plan->ema_count == (int32_t)(sizeof plan->emas / sizeof plan->emas[0])) {
         return setup_fail(setup, CPS_ERR_USAGE, "more than %d moving averages", plan->ema_count);
@@ -509,21 +541,21 @@ static cps_status add_ema(cps_setup *setup, int32_t param, cps_numbers momentum)
 }
 
 /* Whether every parameter of `to` is the moving average of its fellow in `from`. */
-static bool follows(cps_params *params, const cps_tower *from, const cps_tower *to)
-{
+static bool follows(cps_params *params, const cps_tower *from, const cps_tower *to) {
     int32_t count = 0, to_count = 0;
     const int32_t *sources = cps_tower_params(from, &count);
     const int32_t *copies = cps_tower_params(to, &to_count);
     bool all = count == to_count;
     for (int32_t i = 0; i < count && all; i++) {
         const cps_param_spec *spec = &cps_params_at(params, copies[i])->spec;
-        all = spec->kind == CPS_PARAM_EMA && same_text(spec->ema_of, cps_params_at(params, sources[i])->name);
+        all = spec->kind == CPS_PARAM_EMA &&
+              same_text(spec->ema_of, cps_params_at(params, sources[i])->name);
     }
     return all;
 }
 
-cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char *name, const cps_numbers *momentum)
-{
+cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char *name,
+                               const cps_numbers *momentum) {
     if (setup->status != CPS_OK) {
         return setup->status;
     }
@@ -547,7 +579,8 @@ cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char 
     int32_t count = 0;
     const int32_t *copies = cps_tower_params(to, &count);
     if (!follows(cps_model_params(model), from, to)) {
-        return setup_fail(setup, CPS_ERR_USAGE, "tower '%s' exists already and is no copy of '%s'", name, source);
+        return setup_fail(setup, CPS_ERR_USAGE, "tower '%s' exists already and is no copy of '%s'",
+                          name, source);
     }
     const cps_numbers table = keep_numbers(setup, momentum);
     for (int32_t i = 0; i < count; i++) {
@@ -556,18 +589,21 @@ cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char 
     return CPS_OK;
 }
 
-cps_status cps_serve_setup_ema_parameter(cps_setup *setup, int32_t source, const char *name, const cps_numbers *momentum, int32_t *id_out)
-{
+cps_status cps_serve_setup_ema_parameter(cps_setup *setup, int32_t source, const char *name,
+                                         const cps_numbers *momentum, int32_t *id_out) {
     if (setup->status != CPS_OK) {
         return setup->status;
     }
     const cps_instance *instance = &setup->plan->instances[setup->owner];
     cps_params *params = cps_model_params(setup->plan->model);
     if (source < 0 || source >= instance->param_count) {
-        return setup_fail(setup, CPS_ERR_INTERNAL, "moving average '%s' of a parameter id %d that does not exist", name, source);
+        return setup_fail(setup, CPS_ERR_INTERNAL,
+                          "moving average '%s' of a parameter id %d that does not exist", name,
+                          source);
     }
     const cps_param *from = cps_params_at(params, instance->params[source]);
-    cps_param_spec spec = {.name = name, .rank = from->spec.rank, .kind = CPS_PARAM_EMA, .ema_of = from->name};
+    cps_param_spec spec = {
+        .name = name, .rank = from->spec.rank, .kind = CPS_PARAM_EMA, .ema_of = from->name};
     memcpy(spec.shape, from->spec.shape, sizeof spec.shape);
     int32_t index = -1;
     const cps_status status = cps_params_add(params, &spec, &index);
@@ -579,29 +615,35 @@ cps_status cps_serve_setup_ema_parameter(cps_setup *setup, int32_t source, const
     return *id_out < 0 ? setup->status : CPS_OK;
 }
 
-/* ---- annotations, counts, classes, the rest --------------------------------------------------------------------------------- */
+/* ---- annotations, counts, classes, the rest
+ * --------------------------------------------------------------------------------- */
 
-static size_t annotation_bytes(const cps_annotation *annotation)
-{
+static size_t annotation_bytes(const cps_annotation *annotation) {
     return (size_t)annotation->width * cps_dtype_bytes(annotation->dtype);
 }
 
-int32_t cps_serve_setup_annotation(cps_setup *setup, const cps_annotation *annotation)
-{
+int32_t cps_serve_setup_annotation(cps_setup *setup, const cps_annotation *annotation) {
     cps_stage_plan *plan = setup->plan;
     cps_instance *instance = &plan->instances[setup->owner];
     if (setup->status != CPS_OK) {
         return -1;
     }
-    if (instance->objective->annotate == NULL || annotation->width < 1 || plan->annotation_count == CPS_STAGE_VIEWS ||
+    if (instance->objective->annotate == NULL || annotation->width < 1 ||
+        plan->annotation_count == CPS_STAGE_VIEWS ||
         annotation->text_view >= instance->view_count ||
-        (annotation->dtype != CPS_REAL && annotation->dtype != CPS_I32 && annotation->dtype != CPS_I64)) {
-        setup_fail(setup, CPS_ERR_INTERNAL, "annotation '%s' is declared wrongly: it needs an annotate function, a width of 1 or more, a type of REAL, I32 or I64, a text view declared before",
+        (annotation->dtype != CPS_REAL && annotation->dtype != CPS_I32 &&
+         annotation->dtype != CPS_I64)) {
+        setup_fail(setup, CPS_ERR_INTERNAL,
+                   "annotation '%s' is declared wrongly: it needs an annotate function, a width of "
+                   "1 or more, a type of REAL, I32 or I64, a text view declared before",
                    annotation->name);
         return -1;
     }
-    if (annotation->text_view >= 0 && plan->views[instance->views[annotation->text_view]].input < 0) {
-        setup_fail(setup, CPS_ERR_INTERNAL, "annotation '%s' asks for the texts of view '%s', which are fixed or frozen: it gets those of a view that reads captions in every step",
+    if (annotation->text_view >= 0 &&
+        plan->views[instance->views[annotation->text_view]].input < 0) {
+        setup_fail(setup, CPS_ERR_INTERNAL,
+                   "annotation '%s' asks for the texts of view '%s', which are fixed or frozen: it "
+                   "gets those of a view that reads captions in every step",
                    annotation->name, plan->views[instance->views[annotation->text_view]].view.name);
         return -1;
     }
@@ -612,8 +654,11 @@ int32_t cps_serve_setup_annotation(cps_setup *setup, const cps_annotation *annot
         return -1;
     }
     *context = (cps_input_context){plan, index};
-    plan->annotations[index] = (cps_stage_annotation){.annotation = *annotation, .owner = setup->owner, .owner_id = instance->annotation_count,
-                                                      .stream = stream, .input = plan->input_count};
+    plan->annotations[index] = (cps_stage_annotation){.annotation = *annotation,
+                                                      .owner = setup->owner,
+                                                      .owner_id = instance->annotation_count,
+                                                      .stream = stream,
+                                                      .input = plan->input_count};
     plan->annotations[index].annotation.name = keep(setup, annotation->name);
     plan->inputs[plan->input_count++] = (cps_input_spec){
         .kind = CPS_INPUT_ANNOTATION,
@@ -621,40 +666,39 @@ int32_t cps_serve_setup_annotation(cps_setup *setup, const cps_annotation *annot
         .annotate = cps_stage_annotate,
         .annotate_context = context,
         .row_bytes = (int64_t)annotation_bytes(annotation),
-        .text_input = annotation->text_view < 0 ? -1 : plan->views[instance->views[annotation->text_view]].input,
+        .text_input = annotation->text_view < 0
+                          ? -1
+                          : plan->views[instance->views[annotation->text_view]].input,
     };
     instance->annotations[instance->annotation_count] = index;
     return instance->annotation_count++;
 }
 
-void cps_serve_setup_counts(cps_setup *setup, int64_t count)
-{
+void cps_serve_setup_counts(cps_setup *setup, int64_t count) {
     cps_instance *instance = &setup->plan->instances[setup->owner];
     instance->count_at = setup->plan->count_width;
     instance->count_count = count;
     setup->plan->count_width += count;
 }
 
-void cps_serve_setup_fit(cps_setup *setup, int64_t fit_partials, int64_t finish_partials)
-{
+void cps_serve_setup_fit(cps_setup *setup, int64_t fit_partials, int64_t finish_partials) {
     cps_instance *instance = &setup->plan->instances[setup->owner];
     instance->fit_partials = fit_partials;
     instance->finish_partials = finish_partials;
 }
 
-void cps_serve_setup_embed(cps_setup *setup, int32_t side, const char *tower, uint32_t outputs, bool all_positions)
-{
+void cps_serve_setup_embed(cps_setup *setup, int32_t side, const char *tower, uint32_t outputs,
+                           bool all_positions) {
     cps_tower *found = cps_model_tower(setup->plan->model, tower);
     if (found == NULL || (side != CPS_SIDE_IMAGE && side != CPS_SIDE_TEXT)) {
         setup_fail(setup, CPS_ERR_USAGE, "the model has no tower '%s' for evaluations", tower);
         return;
     }
-    setup->plan->instances[setup->owner].sides[side] =
-        (cps_side){.wanted = true, .tower = found, .outputs = outputs, .all_positions = all_positions};
+    setup->plan->instances[setup->owner].sides[side] = (cps_side){
+        .wanted = true, .tower = found, .outputs = outputs, .all_positions = all_positions};
 }
 
-int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, const char *key)
-{
+int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, const char *key) {
     const cps_tower *found = cps_model_tower(setup->plan->model, tower);
     if (found == NULL) {
         return -1;
@@ -663,9 +707,10 @@ int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, co
     const struct {
         const char *key;
         int64_t value;
-    } sizes[] = {{"width", config->width}, {"embed_dim", config->embed_dim}, {"layers", config->layers},
-                 {"heads", config->heads}, {"image_size", config->image_size}, {"patch", config->patch},
-                 {"context", config->context}, {"vocabulary", config->vocabulary}};
+    } sizes[] = {{"width", config->width},           {"embed_dim", config->embed_dim},
+                 {"layers", config->layers},         {"heads", config->heads},
+                 {"image_size", config->image_size}, {"patch", config->patch},
+                 {"context", config->context},       {"vocabulary", config->vocabulary}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (strcmp(sizes[i].key, key) == 0) {
             return sizes[i].value;
@@ -674,21 +719,19 @@ int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, co
     return -1;
 }
 
-int64_t cps_serve_setup_steps(const cps_setup *setup)
-{
+int64_t cps_serve_setup_steps(const cps_setup *setup) {
     return setup->plan->steps;
 }
 
-int64_t cps_serve_setup_steps_per_epoch(const cps_setup *setup)
-{
+int64_t cps_serve_setup_steps_per_epoch(const cps_setup *setup) {
     return setup->plan->steps_per_epoch;
 }
 
-void *cps_serve_setup_alloc(cps_setup *setup, size_t bytes)
-{
+void *cps_serve_setup_alloc(cps_setup *setup, size_t bytes) {
     void *memory = cps_arena_alloc_zero(setup->plan->arena, bytes);
     if (memory == NULL) {
-        cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "%s", cps_fail_message());
+        cps_service_fail(&setup->status, setup->message, CPS_ERR_UNAVAILABLE, "%s",
+                         cps_fail_message());
     }
     return memory;
 }

@@ -5,7 +5,8 @@
 
 #include "train/loop.h"
 
-/* One of the four mutable globals that are allowed: a handler has no argument to find anything else. */
+/* One of the four mutable globals that are allowed: a handler has no argument to find anything
+ * else. */
 static volatile sig_atomic_t seen;
 
 static void handle(int number) {

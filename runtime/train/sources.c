@@ -1,5 +1,5 @@
-/* copse.shards { source = "train.csv" }: packed once below <runs>/shards, under a name that follows from the table's text and the class list, so
- * that every run, and every later one, finds it. */
+/* copse.shards { source = "train.csv" }: packed once below <runs>/shards, under a name that follows
+ * from the table's text and the class list, so that every run, and every later one, finds it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +33,8 @@ static cps_status add_file(cps_hash *hash, const char *path) {
 }
 
 /* "<runs>/shards/<stem>-<digest>": table's path and text, class list, format of shards. */
-static cps_status packed_folder(const cps_run *run, const cps_shards_options *set, char **folder_out) {
+static cps_status packed_folder(const cps_run *run, const cps_shards_options *set,
+                                char **folder_out) {
     const int format = CPS_SHARD_FORMAT;
     cps_hash *hash = cps_hash_create();
     cps_hash_add(hash, set->source, strlen(set->source));
@@ -46,13 +47,15 @@ static cps_status packed_folder(const cps_run *run, const cps_shards_options *se
     CPS_TRY(status);
     const char *slash = strrchr(set->source, '/');
     const char *stem = slash == NULL ? set->source : slash + 1;
-    *folder_out = cps_format("%s/shards/%.*s-%016llx", run->options.runs, (int)strcspn(stem, "."), stem, (unsigned long long)digest);
+    *folder_out = cps_format("%s/shards/%.*s-%016llx", run->options.runs, (int)strcspn(stem, "."),
+                             stem, (unsigned long long)digest);
     return CPS_OK;
 }
 
 static void show_progress(void *context, int64_t done, int64_t total) {
     char line[256];
-    snprintf(line, sizeof line, "packing %s  %lld of %lld images", (const char *)context, (long long)done, (long long)total);
+    snprintf(line, sizeof line, "packing %s  %lld of %lld images", (const char *)context,
+             (long long)done, (long long)total);
     cps_log_live(done == total ? "" : line);
 }
 
@@ -73,8 +76,10 @@ static cps_status pack(cps_run *run, const cps_shards_options *set, const char *
     cps_log(CPS_LOG_INFO, "packing '%s' into '%s' (once)", set->source, folder);
     const cps_status status = cps_pack(run->comm, &options, &report);
     if (status == CPS_OK) {
-        cps_log(CPS_LOG_INFO, "packed %lld records, %lld captions, %lld classes; %lld images do not decode", (long long)report.records, (long long)report.captions,
-                (long long)report.classes, (long long)report.bad);
+        cps_log(CPS_LOG_INFO,
+                "packed %lld records, %lld captions, %lld classes; %lld images do not decode",
+                (long long)report.records, (long long)report.captions, (long long)report.classes,
+                (long long)report.bad);
     }
     cps_pack_report_free(&report);
     free(source);
@@ -90,7 +95,10 @@ static cps_status pack_once(cps_run *run, const cps_shards_options *set, const c
     if (!cps_agree_any(run->comm, "packing", rank0 && cps_file_exists(marker))) {
         status = cps_agree(run->comm, "packing", rank0 ? cps_dir_create(folder) : CPS_OK);
         status = status != CPS_OK ? status : pack(run, set, folder);
-        status = status != CPS_OK ? status : cps_agree(run->comm, "packing", rank0 ? cps_file_write_atomic(marker, "packed\n", 7) : CPS_OK);
+        status = status != CPS_OK
+                     ? status
+                     : cps_agree(run->comm, "packing",
+                                 rank0 ? cps_file_write_atomic(marker, "packed\n", 7) : CPS_OK);
     }
     free(marker);
     return status;
@@ -119,12 +127,14 @@ static const struct cps_packed_set *find_packed(const cps_run *run, const cps_sh
     return at;
 }
 
-cps_status cps_run_packed(cps_run *run, const cps_shards_options *set, const char *const **patterns_out, int64_t *count_out) {
+cps_status cps_run_packed(cps_run *run, const cps_shards_options *set,
+                          const char *const **patterns_out, int64_t *count_out) {
     if (find_packed(run, set) == NULL) {
         char *folder = NULL;
         CPS_TRY(cps_agree(run->comm, "packing", packed_folder(run, set, &folder)));
         cps_status status = pack_once(run, set, folder);
-        status = status != CPS_OK ? status : cps_agree(run->comm, "packing", remember(run, set, folder));
+        status =
+            status != CPS_OK ? status : cps_agree(run->comm, "packing", remember(run, set, folder));
         free(folder);
         CPS_TRY(status);
     }

@@ -1,7 +1,8 @@
-/* A stage as planned: objective instances and everything they asked for, united: tower calls, loader inputs, slots of the loss,
- * sums of a step. Built once before training for every stage of a job (so that all errors come first), the same on every rank.
- * Private to train/. The objects that plugins hold (setup, grain, global, embed, record) are defined here; their services
- * are in setup.c, grain.c, global.c, embed.c and record.c; host.c is the table. */
+/* A stage as planned: objective instances and everything they asked for, united: tower calls,
+ * loader inputs, slots of the loss, sums of a step. Built once before training for every stage of a
+ * job (so that all errors come first), the same on every rank. Private to train/. The objects that
+ * plugins hold (setup, grain, global, embed, record) are defined here; their services are in
+ * setup.c, grain.c, global.c, embed.c and record.c; host.c is the table. */
 #ifndef CPS_TRAIN_STAGE_H
 #define CPS_TRAIN_STAGE_H
 
@@ -17,7 +18,8 @@ enum {
     CPS_STAGE_SLOTS = 64,
     CPS_STAGE_TERMS = 64,
     CPS_STAGE_EMAS = 16,
-    CPS_OUTPUT_KINDS = 5 /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
+    CPS_OUTPUT_KINDS =
+        5 /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
 };
 
 typedef struct cps_frozen cps_frozen;
@@ -26,7 +28,8 @@ typedef struct cps_frozen cps_frozen;
 typedef struct cps_run_stream {
     const char *name;
     cps_stream *stream;        /* every record */
-    cps_stream *with_captions; /* records that have a caption: what text views read; made when first wanted */
+    cps_stream *with_captions; /* records that have a caption: what text views read; made when first
+                                  wanted */
 } cps_run_stream;
 
 /* A stream as the stage reads it. */
@@ -44,13 +47,13 @@ typedef struct cps_texts {
 } cps_texts;
 
 typedef struct cps_stage_view {
-    cps_view view;  /* strings owned by the stage's arena; outputs united */
+    cps_view view; /* strings owned by the stage's arena; outputs united */
     cps_tower *tower;
     bool text;
     int32_t stream; /* of the stage; -1: fixed texts */
     int32_t call;
-    int32_t input;  /* of the loader; -1: fixed texts */
-    int32_t owner;  /* instance that asked first: its caption function counts */
+    int32_t input; /* of the loader; -1: fixed texts */
+    int32_t owner; /* instance that asked first: its caption function counts */
     int32_t owner_id;
     cps_texts fixed;
     cps_recipe recipe;
@@ -86,12 +89,13 @@ typedef struct cps_stage_slot {
     bool needs_grad;
 } cps_stage_slot;
 
-/* A number that grains add up: loss terms, reports, buffers. `at`: its first double in a grain's row of sums. */
+/* A number that grains add up: loss terms, reports, buffers. `at`: its first double in a grain's
+ * row of sums. */
 typedef struct cps_stage_term {
     char name[64];
     int32_t owner;
     int64_t at;
-    double weight; /* of a loss term, instance's weight included; reports: 0 */
+    double weight;  /* of a loss term, instance's weight included; reports: 0 */
     bool is_report; /* two doubles: sum and weight */
 } cps_stage_term;
 
@@ -156,7 +160,7 @@ typedef struct cps_stage_plan {
     const cps_tokenizer *tokenizer;
     int64_t context;
     uint64_t seed;
-    int64_t parts; /* most parts of a global batch */
+    int64_t parts;  /* most parts of a global batch */
     int64_t grains; /* of a full step */
     int64_t steps, steps_per_epoch;
     double *lr, *weight_decay; /* [steps] */
@@ -210,26 +214,32 @@ typedef struct cps_stage_context {
     uint64_t seed;
     int64_t parts;
     int32_t index;
-    int32_t first_param;  /* parameters before it are of the towers and earlier stages: they have their initial values */
-    int64_t text_context; /* positions of a text */
+    int32_t first_param;     /* parameters before it are of the towers and earlier stages: they have
+                                their initial values */
+    int64_t text_context;    /* positions of a text */
     int64_t steps_per_epoch; /* of the clock; 0 on the first, trial creation */
-    int64_t steps;           /* of the stage; 0 on the first, trial creation, which finds them out */
-    bool compute_frozen;  /* frozen views are computed in every step (validation sets), not taken from a cache */
-    const cps_stage_plan *like; /* class lists are those of this plan (a validation set may lack classes); NULL: of the streams */
+    int64_t steps;       /* of the stage; 0 on the first, trial creation, which finds them out */
+    bool compute_frozen; /* frozen views are computed in every step (validation sets), not taken
+                            from a cache */
+    const cps_stage_plan *like; /* class lists are those of this plan (a validation set may lack
+                                   classes); NULL: of the streams */
     /* Makes the caption stream of a run stream. */
     cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
     void *context;
 } cps_stage_context;
 
-/* Creates the instances (declaring their parameters in the model) and unites what they want. USAGE with the key path. Local and
- * deterministic: every rank does the same. Steps follow from the clock stream, which the objectives choose, while schedules of options want
- * the steps: so a stage is created on trial first (functions tabulated over one step), for its steps, then for good. */
-cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context, cps_arena *arena, cps_stage_plan **plan_out) CPS_MUST_CHECK;
+/* Creates the instances (declaring their parameters in the model) and unites what they want. USAGE
+ * with the key path. Local and deterministic: every rank does the same. Steps follow from the clock
+ * stream, which the objectives choose, while schedules of options want the steps: so a stage is
+ * created on trial first (functions tabulated over one step), for its steps, then for good. */
+cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_stage_context *context,
+                                 cps_arena *arena, cps_stage_plan **plan_out) CPS_MUST_CHECK;
 void cps_stage_plan_destroy(cps_stage_plan *plan);
 /* Rows a grain of stream `name`: options.rows or the grain. */
 int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name);
 
-/* ---- the objects that plugins hold; first member: the host --------------------------------------------------------------- */
+/* ---- the objects that plugins hold; first member: the host
+ * --------------------------------------------------------------- */
 struct cps_setup {
     const cps_host *host;
     cps_stage_plan *plan;
@@ -278,7 +288,8 @@ struct cps_global {
     cps_tape *tape;
     cps_step_info info;
     cps_tensor *slots[CPS_STAGE_SLOTS];
-    cps_tensor *params[CPS_INSTANCE_IDS]; /* leaves by the model's parameter that `loss` asked for */
+    cps_tensor
+        *params[CPS_INSTANCE_IDS]; /* leaves by the model's parameter that `loss` asked for */
     int32_t param_index[CPS_INSTANCE_IDS];
     int32_t param_count;
     cps_tensor *terms[CPS_STAGE_TERMS];
@@ -294,7 +305,8 @@ struct cps_global {
 };
 
 /* Keeps the first failure of a service call in (status, message) and leaves it on record. */
-cps_status cps_service_fail(cps_status *status, char message[1024], cps_status code, const char *format, ...) CPS_PRINTF(4, 5);
+cps_status cps_service_fail(cps_status *status, char message[1024], cps_status code,
+                            const char *format, ...) CPS_PRINTF(4, 5);
 /* The kept failure, put on record again; CPS_OK if none. */
 cps_status cps_service_status(cps_status status, const char *message);
 
@@ -307,7 +319,8 @@ int64_t cps_output_width(const cps_tower *tower, uint32_t output);
 
 /* The loader's callbacks for inputs of this plan. */
 cps_status cps_stage_caption(void *context, const cps_sample *sample, cps_text *text_out);
-cps_status cps_stage_annotate(void *context, const cps_sample *sample, const char *text, void *row_out);
+cps_status cps_stage_annotate(void *context, const cps_sample *sample, const char *text,
+                              void *row_out);
 typedef struct cps_input_context {
     cps_stage_plan *plan;
     int32_t index; /* view or annotation */

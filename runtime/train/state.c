@@ -15,7 +15,9 @@ int64_t cps_loop_step(const cps_loop *loop) {
     return loop->state.steps_before + loop->state.data_step;
 }
 
-/* ---- folder -------------------------------------------------------------------------------------------------------------- */
+/* ---- folder
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 /* `fresh` moves what is there to the first free "<name>.old-<n>". */
 static cps_status move_aside(const char *folder) {
@@ -29,7 +31,9 @@ static cps_status move_aside(const char *folder) {
                 cps_log(CPS_LOG_INFO, "the older run was moved to '%s'", aside);
             }
             free(aside);
-            return failed == 0 ? CPS_OK : cps_fail(CPS_ERR_IO, "cannot move '%s' aside: %s", folder, strerror(error));
+            return failed == 0 ? CPS_OK
+                               : cps_fail(CPS_ERR_IO, "cannot move '%s' aside: %s", folder,
+                                          strerror(error));
         }
         free(aside);
     }
@@ -53,7 +57,9 @@ cps_status cps_loop_open_folder(cps_loop *loop) {
     return cps_agree(run->comm, "folder of the run", status);
 }
 
-/* ---- state to JSON and back ---------------------------------------------------------------------------------------------------- */
+/* ---- state to JSON and back
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static cps_json *state_json(const cps_loop *loop) {
     const cps_loop_state *state = &loop->state;
@@ -103,13 +109,18 @@ static cps_status state_from(const cps_json *json, const cps_loop *loop, cps_loo
         .stop_value = cps_json_get_number(json, "stop_value", 0.0),
         .waited = cps_json_get_integer(json, "waited", 0),
     };
-    if (state->stage < 0 || state->stage >= loop->run->stage_count || state->data_step < 0 || state->data_step > loop->run->stages[state->stage].plan->steps) {
-        return cps_fail(CPS_ERR_DATA, "the checkpoint stands at stage %lld, step %lld, which this job does not have", (long long)state->stage + 1, (long long)state->data_step);
+    if (state->stage < 0 || state->stage >= loop->run->stage_count || state->data_step < 0 ||
+        state->data_step > loop->run->stages[state->stage].plan->steps) {
+        return cps_fail(
+            CPS_ERR_DATA,
+            "the checkpoint stands at stage %lld, step %lld, which this job does not have",
+            (long long)state->stage + 1, (long long)state->data_step);
     }
     const cps_json *table = cps_json_get(json, "table");
     if (table != NULL) {
         char *text = cps_json_print(table, false, true);
-        const cps_status status = cps_json_parse(text, strlen(text), "on_evaluate's state", &state->table);
+        const cps_status status =
+            cps_json_parse(text, strlen(text), "on_evaluate's state", &state->table);
         free(text);
         CPS_TRY(status);
     }
@@ -117,7 +128,9 @@ static cps_status state_from(const cps_json *json, const cps_loop *loop, cps_loo
     return CPS_OK;
 }
 
-/* ---- writing and finding ---------------------------------------------------------------------------------------------------------- */
+/* ---- writing and finding
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 cps_status cps_loop_checkpoint(cps_loop *loop) {
     cps_run *run = loop->run;
@@ -131,7 +144,8 @@ cps_status cps_loop_checkpoint(cps_loop *loop) {
     CPS_TRY(cps_quarantine_flush(loop->quarantine, run->comm));
     cps_json *state = state_json(loop);
     cps_json *identity = cps_run_identity(run);
-    const cps_checkpoint_content content = {.model = run->model, .updater = loop->updater, .state = state, .identity = identity};
+    const cps_checkpoint_content content = {
+        .model = run->model, .updater = loop->updater, .state = state, .identity = identity};
     cps_status status = cps_checkpoint_write(run->comm, loop->checkpoints, step, &content);
     cps_json_destroy(state);
     cps_json_destroy(identity);
@@ -140,7 +154,8 @@ cps_status cps_loop_checkpoint(cps_loop *loop) {
     loop->state.dirty = false;
     loop->state.new_best = false;
     loop->last_checkpoint_time = cps_seconds();
-    return cps_checkpoint_prune(run->comm, loop->checkpoints, run->checkpoint.keep, loop->state.has_best ? loop->state.best_step : -1);
+    return cps_checkpoint_prune(run->comm, loop->checkpoints, run->checkpoint.keep,
+                                loop->state.has_best ? loop->state.best_step : -1);
 }
 
 static cps_status check_identity(const cps_loop *loop, const cps_json *then) {
@@ -148,23 +163,35 @@ static cps_status check_identity(const cps_loop *loop, const cps_json *then) {
     cps_identity_difference difference;
     cps_status status = CPS_OK;
     if (cps_identity_differs(then, now, "job", &difference)) {
-        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started from another job: %s was %s, now it is %s. Give the run another name (--run), begin anew (--fresh), or undo the change", loop->name,
-                          difference.path, difference.values[0], difference.values[1]);
+        status = cps_fail(CPS_ERR_USAGE,
+                          "run '%s' was started from another job: %s was %s, now it is %s. Give "
+                          "the run another name (--run), begin anew (--fresh), or undo the change",
+                          loop->name, difference.path, difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "data", &difference)) {
-        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with other data: the digest of '%s' was %s, now it is %s. Use the same shards, another run name (--run), or --fresh", loop->name,
-                          difference.path, difference.values[0], difference.values[1]);
+        status = cps_fail(CPS_ERR_USAGE,
+                          "run '%s' was started with other data: the digest of '%s' was %s, now it "
+                          "is %s. Use the same shards, another run name (--run), or --fresh",
+                          loop->name, difference.path, difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "tokenizer", &difference)) {
-        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with another tokenizer: its %s was %s, now it is %s. Use the same one, another run name (--run), or --fresh", loop->name,
-                          difference.path, difference.values[0], difference.values[1]);
+        status = cps_fail(CPS_ERR_USAGE,
+                          "run '%s' was started with another tokenizer: its %s was %s, now it is "
+                          "%s. Use the same one, another run name (--run), or --fresh",
+                          loop->name, difference.path, difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "weights", &difference)) {
-        status = cps_fail(CPS_ERR_USAGE, "run '%s' was started with other weights: the digest of the file was %s, now it is %s. Use the same file, another run name (--run), or --fresh", loop->name,
-                          difference.values[0], difference.values[1]);
+        status = cps_fail(CPS_ERR_USAGE,
+                          "run '%s' was started with other weights: the digest of the file was %s, "
+                          "now it is %s. Use the same file, another run name (--run), or --fresh",
+                          loop->name, difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "bits", &difference)) {
         if (loop->run->options.other_bits) {
-            cps_log(CPS_LOG_WARN, "going on with other bits: %s was %s, now it is %s", difference.path, difference.values[0], difference.values[1]);
+            cps_log(CPS_LOG_WARN, "going on with other bits: %s was %s, now it is %s",
+                    difference.path, difference.values[0], difference.values[1]);
         } else {
-            status = cps_fail(CPS_ERR_USAGE, "run '%s' would not give the same bits here: %s was %s, now it is %s. Go on all the same with --other-bits", loop->name, difference.path,
-                              difference.values[0], difference.values[1]);
+            status =
+                cps_fail(CPS_ERR_USAGE,
+                         "run '%s' would not give the same bits here: %s was %s, now it is %s. Go "
+                         "on all the same with --other-bits",
+                         loop->name, difference.path, difference.values[0], difference.values[1]);
         }
     }
     cps_json_destroy(now);

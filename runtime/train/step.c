@@ -1,7 +1,8 @@
-/* Memory of a step on one rank, one arena: the recordings of the first `kept` own grains, stacked so that the first grain is on top
- * (forwards run in reverse order among them), then the recording at work. Grains beyond `kept` run forward plainly first and
- * are recorded again when their turn in the backward pass comes. Sums over grains are kept a row a grain, so the order of
- * forwards never reaches a number. */
+/* Memory of a step on one rank, one arena: the recordings of the first `kept` own grains, stacked
+ * so that the first grain is on top (forwards run in reverse order among them), then the recording
+ * at work. Grains beyond `kept` run forward plainly first and are recorded again when their turn in
+ * the backward pass comes. Sums over grains are kept a row a grain, so the order of forwards never
+ * reaches a number. */
 #include "train/step.h"
 
 #include <math.h>
@@ -24,8 +25,8 @@ struct cps_step {
     cps_updater *updater;
     cps_arena *arena;
     int64_t own_grains, kept;
-    cps_tape **tapes;      /* [kept + 1]; the last is the working one */
-    cps_grain_run **runs;  /* [kept + 1] */
+    cps_tape **tapes;        /* [kept + 1]; the last is the working one */
+    cps_grain_run **runs;    /* [kept + 1] */
     cps_tape *plain_forward; /* forwards that are run again later */
     cps_tape *plain;         /* calls without gradient, inside another tape */
     cps_tape *loss_tape;
@@ -42,12 +43,11 @@ struct cps_step {
     int64_t update;
     int64_t bad_images, truncated;
     int64_t *all_bad, *all_bytes; /* [ranks] */
-    cps_bad_image *bad; /* of this step's own grains */
+    cps_bad_image *bad;           /* of this step's own grains */
     int64_t bad_capacity;
 };
 
-static void destroy_runs(cps_step *step)
-{
+static void destroy_runs(cps_step *step) {
     for (int64_t i = 0; step->tapes != NULL && i <= step->kept; i++) {
         cps_tape_destroy(step->tapes[i]);
     }
@@ -58,8 +58,7 @@ static void destroy_runs(cps_step *step)
     free(step->runs);
 }
 
-void cps_step_destroy(cps_step *step)
-{
+void cps_step_destroy(cps_step *step) {
     if (step == NULL) {
         return;
     }
@@ -80,8 +79,7 @@ void cps_step_destroy(cps_step *step)
     free(step);
 }
 
-static cps_status create_tapes(cps_step *step)
-{
+static cps_status create_tapes(cps_step *step) {
     const size_t count = (size_t)step->kept + 1;
     step->tapes = calloc(count, sizeof(cps_tape *));
     step->runs = calloc(count, sizeof(cps_grain_run *));
@@ -99,16 +97,15 @@ static cps_status create_tapes(cps_step *step)
     return CPS_OK;
 }
 
-static double *doubles(int64_t rows, int64_t width)
-{
+static double *doubles(int64_t rows, int64_t width) {
     return calloc((size_t)(rows * width) + 1, sizeof(double));
 }
 
-static cps_status create_rest(cps_step *step, const cps_step_memory *memory)
-{
+static cps_status create_rest(cps_step *step, const cps_step_memory *memory) {
     const cps_stage_plan *plan = step->plan;
     const int64_t width = cps_max_i64(plan->sum_width, plan->count_width);
-    CPS_TRY(cps_arena_create("activations", memory->total_bytes - memory->slot_bytes, false, &step->arena));
+    CPS_TRY(cps_arena_create("activations", memory->total_bytes - memory->slot_bytes, false,
+                             &step->arena));
     CPS_TRY(create_tapes(step));
     CPS_TRY(cps_slot_memory_create(plan, step->own_grains, &step->slots));
     step->grain_sums = doubles(step->own_grains, plan->sum_width);
@@ -119,7 +116,9 @@ static cps_status create_rest(cps_step *step, const cps_step_memory *memory)
     const int32_t ranks = cps_comm_size(step->comm);
     step->all_bad = calloc((size_t)ranks, sizeof *step->all_bad);
     step->all_bytes = calloc((size_t)ranks, sizeof *step->all_bytes);
-    if (step->all_bad == NULL || step->all_bytes == NULL || step->grain_sums == NULL || step->grain_counts == NULL || step->part_rows == NULL || step->sums == NULL || step->counts == NULL) {
+    if (step->all_bad == NULL || step->all_bytes == NULL || step->grain_sums == NULL ||
+        step->grain_counts == NULL || step->part_rows == NULL || step->sums == NULL ||
+        step->counts == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the sums of a step");
     }
     for (int32_t r = 0; r < ranks; r++) {
@@ -128,8 +127,8 @@ static cps_status create_rest(cps_step *step, const cps_step_memory *memory)
     return CPS_OK;
 }
 
-cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_memory *memory, cps_updater *updater, cps_step **step_out)
-{
+cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_memory *memory,
+                           cps_updater *updater, cps_step **step_out) {
     cps_step *step = calloc(1, sizeof *step);
     if (step == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a training step");
@@ -148,13 +147,16 @@ cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_
     return CPS_OK;
 }
 
-/* ---- one grain ------------------------------------------------------------------------------------------------------- */
+/* ---- one grain
+ * -------------------------------------------------------------------------------------------------------
+ */
 
-static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay)
-{
+static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay) {
     return (cps_step_info){.step = step->at.data_step,
                            .steps = step->plan->steps,
-                           .epoch = step->plan->steps_per_epoch > 0 ? step->at.data_step / step->plan->steps_per_epoch : 0,
+                           .epoch = step->plan->steps_per_epoch > 0
+                                        ? step->at.data_step / step->plan->steps_per_epoch
+                                        : 0,
                            .update = step->update,
                            .grain = grain,
                            .grains = step->at.grains,
@@ -167,9 +169,12 @@ static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay)
 static cps_status ask_grain(cps_step *step, int64_t grain, const cps_batch **batch_out) {
     const bool stored = step->at.evaluation;
     if (cps_fault_here(step->comm, "read", step->at.data_step)) {
-        return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'read', step %lld", (long long)step->at.data_step);
+        return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'read', step %lld",
+                        (long long)step->at.data_step);
     }
-    return cps_loader_grain(step->loader, stored ? 0 : step->at.data_step, stored ? step->at.data_step * step->at.grains + grain : grain, batch_out);
+    return cps_loader_grain(step->loader, stored ? 0 : step->at.data_step,
+                            stored ? step->at.data_step * step->at.grains + grain : grain,
+                            batch_out);
 }
 
 /* Keeps what the loader said of bad images until the step is reported. */
@@ -190,8 +195,8 @@ static cps_status note_bad(cps_step *step, const cps_batch *batch) {
 }
 
 /* Runs grain number `own` of this rank on `tape`. */
-static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, int64_t own, bool replay)
-{
+static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, int64_t own,
+                          bool replay) {
     const int64_t grain = step->at.first_grain + own;
     const cps_batch *batch = NULL;
     CPS_TRY(ask_grain(step, grain, &batch));
@@ -211,14 +216,14 @@ static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, in
         }
     }
     if (cps_fault_here(step->comm, "head", step->at.data_step)) {
-        return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'head', step %lld", (long long)step->at.data_step);
+        return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'head', step %lld",
+                        (long long)step->at.data_step);
     }
     return cps_grain_forward(run, &input);
 }
 
 /* Gradients that enter a grain's recording: of its own terms and of the rows it emitted. */
-static void seed_grain(cps_step *step, cps_grain_run *run, cps_real *weights)
-{
+static void seed_grain(cps_step *step, cps_grain_run *run, cps_real *weights) {
     cps_grain *grain = cps_grain_run_grain(run);
     const cps_stage_plan *plan = step->plan;
     for (int32_t t = 0; t < plan->term_count; t++) {
@@ -230,28 +235,28 @@ static void seed_grain(cps_step *step, cps_grain_run *run, cps_real *weights)
     for (int32_t s = 0; s < plan->slot_count; s++) {
         cps_tensor *rows = grain->emitted[s];
         if (plan->has_loss && rows != NULL && rows->needs_grad && plan->slots[s].needs_grad) {
-            cps_tape_seed(grain->tape, rows, cps_slot_grad(&step->slots, plan, s, grain->info.grain - step->at.first_grain));
+            cps_tape_seed(
+                grain->tape, rows,
+                cps_slot_grad(&step->slots, plan, s, grain->info.grain - step->at.first_grain));
         }
     }
 }
 
-static void hook_node(void *context)
-{
+static void hook_node(void *context) {
     const cps_step *step = context;
     cps_updater_poll(step->updater);
 }
 
-static void hook_leaf(void *context, int32_t leaf)
-{
+static void hook_leaf(void *context, int32_t leaf) {
     const cps_step *step = context;
     cps_updater_leaf_done(step->updater, leaf);
 }
 
-static cps_status backward(cps_step *step, cps_grain_run *run, bool last_of_part)
-{
+static cps_status backward(cps_step *step, cps_grain_run *run, bool last_of_part) {
     cps_tape *tape = cps_grain_run_grain(run)->tape;
     const bool leaves = last_of_part && cps_updater_wants_leaves(step->updater);
-    const cps_tape_hooks hooks = {.context = step, .on_node = hook_node, .on_leaf_done = leaves ? hook_leaf : NULL};
+    const cps_tape_hooks hooks = {
+        .context = step, .on_node = hook_node, .on_leaf_done = leaves ? hook_leaf : NULL};
     cps_real weights[CPS_STAGE_TERMS];
     seed_grain(step, run, weights);
     cps_tape_set_hooks(tape, &hooks);
@@ -260,15 +265,17 @@ static cps_status backward(cps_step *step, cps_grain_run *run, bool last_of_part
     return status;
 }
 
-/* ---- sums over grains, parts, ranks ------------------------------------------------------------------------------------------ */
+/* ---- sums over grains, parts, ranks
+ * ------------------------------------------------------------------------------------------ */
 
 /* rows[own grain][width] -> canonical sum. A part's rows are added in grain order. Collective. */
-static cps_status sum_grains(cps_step *step, const char *place, const double *rows, int64_t width, double *sum_out)
-{
+static cps_status sum_grains(cps_step *step, const char *place, const double *rows, int64_t width,
+                             double *sum_out) {
     if (width == 0) {
         return CPS_OK;
     }
-    memset(step->part_rows, 0, (size_t)((step->at.last_part - step->at.first_part) * width) * sizeof(double));
+    memset(step->part_rows, 0,
+           (size_t)((step->at.last_part - step->at.first_part) * width) * sizeof(double));
     for (int64_t part = step->at.first_part; part < step->at.last_part; part++) {
         double *target = step->part_rows + (part - step->at.first_part) * width;
         const int64_t first = cps_part_grain_first(step->at.grains, step->at.parts, part);
@@ -283,20 +290,25 @@ static cps_status sum_grains(cps_step *step, const char *place, const double *ro
     return cps_canonical_sum(step->comm, place, step->at.parts, step->part_rows, width, sum_out);
 }
 
-static cps_status prepare(cps_step *step)
-{
+static cps_status prepare(cps_step *step) {
     const cps_stage_plan *plan = step->plan;
     if (plan->count_width == 0) {
         return CPS_OK;
     }
     cps_status status = CPS_OK;
-    for (int64_t own = 0; own < step->at.last_grain - step->at.first_grain && status == CPS_OK; own++) {
+    for (int64_t own = 0; own < step->at.last_grain - step->at.first_grain && status == CPS_OK;
+         own++) {
         const cps_batch *batch = NULL;
         const int64_t grain = step->at.first_grain + own;
         status = ask_grain(step, grain, &batch);
         if (status == CPS_OK) {
-            const cps_grain_input input = {.loader = step->loader, .batch = batch, .info = info_of(step, grain, false), .tape = step->plain, .plain = step->plain};
-            status = cps_grain_prepare(step->runs[step->kept], &input, step->grain_counts + own * plan->count_width);
+            const cps_grain_input input = {.loader = step->loader,
+                                           .batch = batch,
+                                           .info = info_of(step, grain, false),
+                                           .tape = step->plain,
+                                           .plain = step->plain};
+            status = cps_grain_prepare(step->runs[step->kept], &input,
+                                       step->grain_counts + own * plan->count_width);
             cps_tape_reset(step->plain);
         }
     }
@@ -304,10 +316,10 @@ static cps_status prepare(cps_step *step)
     return sum_grains(step, "sums of prepare", step->grain_counts, plan->count_width, step->counts);
 }
 
-/* ---- forwards with a loss: plain ones, then those that are kept, the first grain last ----------------------------------------------- */
+/* ---- forwards with a loss: plain ones, then those that are kept, the first grain last
+ * ----------------------------------------------- */
 
-static cps_status forward_one(cps_step *step, int64_t own, int64_t kept)
-{
+static cps_status forward_one(cps_step *step, int64_t own, int64_t kept) {
     const bool keep = own < kept;
     cps_grain_run *run = step->runs[keep ? own : step->kept];
     cps_tape *tape = keep ? step->tapes[own] : step->plain_forward;
@@ -319,8 +331,7 @@ static cps_status forward_one(cps_step *step, int64_t own, int64_t kept)
     return CPS_OK;
 }
 
-static cps_status forward_all(cps_step *step, int64_t kept)
-{
+static cps_status forward_all(cps_step *step, int64_t kept) {
     const int64_t count = step->at.last_grain - step->at.first_grain;
     for (int64_t own = kept; own < count; own++) {
         CPS_TRY(forward_one(step, own, kept));
@@ -331,10 +342,11 @@ static cps_status forward_all(cps_step *step, int64_t kept)
     return CPS_OK;
 }
 
-/* ---- the loss of the global batch ----------------------------------------------------------------------------------------------- */
+/* ---- the loss of the global batch
+ * -----------------------------------------------------------------------------------------------
+ */
 
-static cps_status run_losses(cps_step *step, cps_tape *tape)
-{
+static cps_status run_losses(cps_step *step, cps_tape *tape) {
     cps_stage_plan *plan = step->plan;
     cps_global *global = &step->global;
     for (int32_t i = 0; i < plan->instance_count; i++) {
@@ -357,8 +369,7 @@ static cps_status run_losses(cps_step *step, cps_tape *tape)
     return CPS_OK;
 }
 
-static void begin_global(cps_step *step, cps_tape *tape)
-{
+static void begin_global(cps_step *step, cps_tape *tape) {
     cps_global *global = &step->global;
     memset(global, 0, sizeof *global);
     global->host = cps_host_table();
@@ -368,29 +379,30 @@ static void begin_global(cps_step *step, cps_tape *tape)
     global->counts = step->counts;
 }
 
-/* Runs the losses; leaf gradients end in the slots, those of scalars at the updater. A rank whose plugin fails meets the others
- * in the agreement that begins their next collective operation, or in the one after the loss. */
-static cps_status whole_loss(cps_step *step)
-{
+/* Runs the losses; leaf gradients end in the slots, those of scalars at the updater. A rank whose
+ * plugin fails meets the others in the agreement that begins their next collective operation, or in
+ * the one after the loss. */
+static cps_status whole_loss(cps_step *step) {
     cps_tape *tape = step->loss_tape;
     begin_global(step, tape);
     cps_global *global = &step->global;
     cps_status status = cps_slot_leaves(&step->slots, step->plan, tape, global->slots);
     if (status == CPS_OK && cps_fault_here(step->comm, "loss", step->at.data_step)) {
-        status = cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'loss', step %lld", (long long)step->at.data_step);
+        status = cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'loss', step %lld",
+                          (long long)step->at.data_step);
     }
     if (status == CPS_OK) {
         status = run_losses(step, tape);
     }
-    /* A failure that was agreed inside an operation is known to all ranks: agreeing again would meet nobody. */
+    /* A failure that was agreed inside an operation is known to all ranks: agreeing again would
+     * meet nobody. */
     if (!cps_tape_failure_agreed(tape)) {
         status = cps_agree(step->comm, "loss", status);
     }
     return status;
 }
 
-static cps_status loss_backward(cps_step *step)
-{
+static cps_status loss_backward(cps_step *step) {
     cps_tape *tape = step->loss_tape;
     cps_global *global = &step->global;
     cps_real weights[CPS_STAGE_TERMS];
@@ -418,8 +430,7 @@ static cps_status loss_backward(cps_step *step)
 }
 
 /* Values of the loss's terms and reports, the same on every rank. */
-static void collect_global(const cps_step *step, cps_step_result *result)
-{
+static void collect_global(const cps_step *step, cps_step_result *result) {
     const cps_global *global = &step->global;
     for (int32_t t = 0; t < global->term_count; t++) {
         const double value = (double)*(const cps_real *)global->terms[t]->data;
@@ -434,8 +445,7 @@ static void collect_global(const cps_step *step, cps_step_result *result)
 }
 
 /* Values of the grains' terms and reports from the canonical sums. */
-static void collect_grains(const cps_step *step, cps_step_result *result)
-{
+static void collect_grains(const cps_step *step, cps_step_result *result) {
     const cps_stage_plan *plan = step->plan;
     for (int32_t t = 0; t < plan->term_count; t++) {
         const cps_stage_term *term = &plan->terms[t];
@@ -444,17 +454,20 @@ static void collect_grains(const cps_step *step, cps_step_result *result)
         if (!term->is_report) {
             result->loss += term->weight * value;
         }
-        snprintf(result->term_names[result->term_count], 64, "%s%s%s", plan->instance_count > 1 ? plan->instances[term->owner].name : "",
+        snprintf(result->term_names[result->term_count], 64, "%s%s%s",
+                 plan->instance_count > 1 ? plan->instances[term->owner].name : "",
                  plan->instance_count > 1 ? "." : "", term->name);
         result->term_values[result->term_count++] = value;
     }
 }
 
-/* ---- backwards, part by part ------------------------------------------------------------------------------------------------------ */
+/* ---- backwards, part by part
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-/* A stage with a loss: recordings are there or made again. A stage of grain losses only: forward and backward at once. */
-static cps_status grain_backward(cps_step *step, int64_t own, int64_t kept, bool last_of_part)
-{
+/* A stage with a loss: recordings are there or made again. A stage of grain losses only: forward
+ * and backward at once. */
+static cps_status grain_backward(cps_step *step, int64_t own, int64_t kept, bool last_of_part) {
     const bool recorded = step->plan->has_loss && own < kept;
     cps_grain_run *run = step->runs[recorded ? own : step->kept];
     if (!recorded) {
@@ -464,8 +477,7 @@ static cps_status grain_backward(cps_step *step, int64_t own, int64_t kept, bool
 }
 
 /* A rank that fails goes on with the exchange, so that the others do not wait for its parts. */
-static cps_status backward_all(cps_step *step, int64_t kept)
-{
+static cps_status backward_all(cps_step *step, int64_t kept) {
     cps_status status = CPS_OK;
     cps_updater_begin(step->updater, step->at.parts);
     for (int64_t part = step->at.first_part; part < step->at.last_part; part++) {
@@ -480,28 +492,30 @@ static cps_status backward_all(cps_step *step, int64_t kept)
     return status;
 }
 
-/* ---- the step --------------------------------------------------------------------------------------------------------------------- */
+/* ---- the step
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
-static void begin_step(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update)
-{
+static void begin_step(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update) {
     step->loader = loader;
     step->at.data_step = data_step;
     step->update = update;
-    step->at.grains = step->at.evaluation ? step->plan->grains : cps_loader_step_grains(loader, data_step);
+    step->at.grains =
+        step->at.evaluation ? step->plan->grains : cps_loader_step_grains(loader, data_step);
     step->at.parts = cps_min_i64(step->at.grains, step->plan->parts);
     const int64_t size = cps_comm_size(step->comm);
     const int64_t rank = cps_comm_rank(step->comm);
     step->at.first_part = cps_part_first(step->at.parts, size, rank);
     step->at.last_part = cps_part_first(step->at.parts, size, rank + 1);
-    step->at.first_grain = cps_part_grain_first(step->at.grains, step->at.parts, step->at.first_part);
+    step->at.first_grain =
+        cps_part_grain_first(step->at.grains, step->at.parts, step->at.first_part);
     step->at.last_grain = cps_part_grain_first(step->at.grains, step->at.parts, step->at.last_part);
     cps_slot_begin(&step->slots, step->plan, &step->at);
     step->bad_images = 0;
     step->truncated = 0;
 }
 
-static cps_status run_commits(cps_step *step)
-{
+static cps_status run_commits(cps_step *step) {
     cps_stage_plan *plan = step->plan;
     cps_global *global = &step->global;
     for (int32_t i = 0; i < plan->instance_count; i++) {
@@ -510,7 +524,8 @@ static cps_status run_commits(cps_step *step)
             global->owner = i;
             global->sums = step->sums;
             cps_status status = instance->objective->commit(instance->self, global);
-            status = status != CPS_OK ? status : cps_service_status(global->status, global->message);
+            status =
+                status != CPS_OK ? status : cps_service_status(global->status, global->message);
             CPS_TRY(cps_fail_context(status, "objective '%s', commit", instance->name));
         }
     }
@@ -518,8 +533,7 @@ static cps_status run_commits(cps_step *step)
 }
 
 /* Collective, where an objective has something to commit. */
-static cps_status commit(cps_step *step)
-{
+static cps_status commit(cps_step *step) {
     bool any = false;
     for (int32_t i = 0; i < step->plan->instance_count; i++) {
         any = any || step->plan->instances[i].objective->commit != NULL;
@@ -528,10 +542,11 @@ static cps_status commit(cps_step *step)
 }
 
 /* Sums over the batch that grains made, bad images among them. Collective. */
-static cps_status exchange_sums(cps_step *step, cps_step_result *result)
-{
-    CPS_TRY(sum_grains(step, "sums of grains", step->grain_sums, step->plan->sum_width, step->sums));
-    cps_comm_allgatherv(step->comm, "bad images", &step->bad_images, step->all_bad, step->all_bytes);
+static cps_status exchange_sums(cps_step *step, cps_step_result *result) {
+    CPS_TRY(
+        sum_grains(step, "sums of grains", step->grain_sums, step->plan->sum_width, step->sums));
+    cps_comm_allgatherv(step->comm, "bad images", &step->bad_images, step->all_bad,
+                        step->all_bytes);
     for (int32_t r = 0; r < cps_comm_size(step->comm); r++) {
         result->bad_images += step->all_bad[r];
     }
@@ -539,8 +554,7 @@ static cps_status exchange_sums(cps_step *step, cps_step_result *result)
     return CPS_OK;
 }
 
-static cps_status compute(cps_step *step, cps_step_result *result)
-{
+static cps_status compute(cps_step *step, cps_step_result *result) {
     const cps_stage_plan *plan = step->plan;
     CPS_TRY(prepare(step));
     const char *flagged = NULL;
@@ -566,7 +580,8 @@ static cps_status compute(cps_step *step, cps_step_result *result)
 static double logit_scale(const cps_step *step) {
     cps_params *params = cps_model_params(step->plan->model);
     const int32_t index = cps_params_find(params, "logit_scale");
-    return index < 0 ? (double)NAN : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
+    return index < 0 ? (double)NAN
+                     : exp((double)*(const cps_real *)cps_params_at(params, index)->tensor.data);
 }
 
 /* Parameters that are frozen in the stage's first steps: their gradient counts as absent. */
@@ -583,8 +598,8 @@ static double product_seconds(void) {
     return seconds;
 }
 
-cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update, cps_step_result *result_out)
-{
+cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, int64_t update,
+                        cps_step_result *result_out) {
     const double start = cps_seconds();
     const double loader_start = cps_loader_wait_seconds(loader);
     const double exchange_start = cps_updater_wait_seconds(step->updater);
@@ -604,7 +619,8 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     CPS_TRY(compute(step, &result));
     result.skipped = !result.norms.finite || !isfinite(result.loss);
     if (result.norms.finite && result.skipped) {
-        snprintf(result.norms.bad_name, sizeof result.norms.bad_name, "loss"); /* of grains: the sum is known to all ranks alike */
+        snprintf(result.norms.bad_name, sizeof result.norms.bad_name,
+                 "loss"); /* of grains: the sum is known to all ranks alike */
     }
     if (!result.skipped) {
         CPS_TRY(cps_updater_apply(step->updater, data_step));
@@ -622,10 +638,12 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     return CPS_OK;
 }
 
-/* ---- validation --------------------------------------------------------------------------------------------------------------------- */
+/* ---- validation
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
-cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t data_step, cps_step_result *result_out)
-{
+cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t data_step,
+                             cps_step_result *result_out) {
     cps_step_result result = {0};
     step->at.evaluation = true;
     begin_step(step, loader, data_step, step->update);

@@ -1,5 +1,6 @@
-/* Planning runs and the slots of a step. A planning run is the step's own code on tapes that count: it finds what learns,
- * what heads emit, which terms and reports there are, and the bytes of every recording. */
+/* Planning runs and the slots of a step. A planning run is the step's own code on tapes that count:
+ * it finds what learns, what heads emit, which terms and reports there are, and the bytes of every
+ * recording. */
 #include "train/step_plan.h"
 
 #include <math.h>
@@ -12,7 +13,9 @@
 #include "train/grain.h"
 #include "train/step.h"
 
-/* ---- planning --------------------------------------------------------------------------------------------------------- */
+/* ---- planning
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct planner {
     cps_stage_plan *plan;
@@ -23,8 +26,7 @@ typedef struct planner {
     size_t grain_bytes, backward_bytes, loss_bytes, plain_bytes;
 } planner;
 
-static void close_planner(planner *p)
-{
+static void close_planner(planner *p) {
     cps_tape_destroy(p->tape);
     cps_tape_destroy(p->plain);
     cps_tape_destroy(p->loss);
@@ -32,8 +34,7 @@ static void close_planner(planner *p)
     cps_arena_destroy(p->arena);
 }
 
-static cps_status open_planner(cps_stage_plan *plan, planner *p)
-{
+static cps_status open_planner(cps_stage_plan *plan, planner *p) {
     *p = (planner){.plan = plan};
     CPS_TRY(cps_arena_create_counting("plan", &p->arena));
     CPS_TRY(cps_tape_create(p->arena, CPS_TAPE_PLAN, plan->host, &p->tape));
@@ -43,8 +44,7 @@ static cps_status open_planner(cps_stage_plan *plan, planner *p)
     return cps_grain_run_create(plan, &p->run);
 }
 
-static cps_status plan_grain(planner *p)
-{
+static cps_status plan_grain(planner *p) {
     cps_stage_plan *plan = p->plan;
     const cps_grain_input input = {
         .info = {.steps = plan->steps, .grains = plan->grains, .seed = plan->seed},
@@ -79,9 +79,9 @@ static cps_status plan_grain(planner *p)
 }
 
 /* Where rank `rank` of `ranks` stands in a full step. */
-static cps_step_place place_of(const cps_stage_plan *plan, int32_t ranks, int32_t rank)
-{
-    cps_step_place place = {.grains = plan->grains, .parts = cps_min_i64(plan->grains, plan->parts)};
+static cps_step_place place_of(const cps_stage_plan *plan, int32_t ranks, int32_t rank) {
+    cps_step_place place = {.grains = plan->grains,
+                            .parts = cps_min_i64(plan->grains, plan->parts)};
     place.first_part = cps_part_first(place.parts, ranks, rank);
     place.last_part = cps_part_first(place.parts, ranks, rank + 1);
     place.first_grain = cps_part_grain_first(place.grains, place.parts, place.first_part);
@@ -90,8 +90,7 @@ static cps_step_place place_of(const cps_stage_plan *plan, int32_t ranks, int32_
 }
 
 /* The loss as the rank at `place` sees it. */
-static cps_status plan_loss(planner *p, const cps_step_place *place)
-{
+static cps_status plan_loss(planner *p, const cps_step_place *place) {
     cps_stage_plan *plan = p->plan;
     const int64_t own_grains = place->last_grain - place->first_grain;
     cps_slot_memory slots;
@@ -99,7 +98,10 @@ static cps_status plan_loss(planner *p, const cps_step_place *place)
     cps_slot_begin(&slots, plan, place);
     cps_tape_reset(p->loss); /* of another rank's place */
     const size_t before = cps_arena_used(p->arena);
-    p->global = (cps_global){.host = plan->host, .plan = plan, .tape = p->loss, .info = {.steps = plan->steps, .grain = -1, .grains = plan->grains}};
+    p->global = (cps_global){.host = plan->host,
+                             .plan = plan,
+                             .tape = p->loss,
+                             .info = {.steps = plan->steps, .grain = -1, .grains = plan->grains}};
     cps_status status = cps_slot_leaves(&slots, plan, p->loss, p->global.slots);
     bool seeded = false;
     for (int32_t i = 0; i < plan->instance_count && status == CPS_OK; i++) {
@@ -107,7 +109,8 @@ static cps_status plan_loss(planner *p, const cps_step_place *place)
         if (instance->objective->loss != NULL) {
             p->global.owner = i;
             status = instance->objective->loss(instance->self, &p->global, p->loss);
-            status = status != CPS_OK ? status : cps_service_status(p->global.status, p->global.message);
+            status =
+                status != CPS_OK ? status : cps_service_status(p->global.status, p->global.message);
             status = status != CPS_OK ? status : cps_tape_status(p->loss);
         }
     }
@@ -127,8 +130,7 @@ static cps_status plan_loss(planner *p, const cps_step_place *place)
 }
 
 /* First pass: everything may learn; a parameter is reached if its gradient would be. */
-static cps_status find_reached(cps_stage_plan *plan, int32_t ranks, bool *reached)
-{
+static cps_status find_reached(cps_stage_plan *plan, int32_t ranks, bool *reached) {
     cps_params *params = cps_model_params(plan->model);
     CPS_TRY(cps_params_set_train(params, NULL, 0));
     planner p;
@@ -145,8 +147,7 @@ static cps_status find_reached(cps_stage_plan *plan, int32_t ranks, bool *reache
     return status;
 }
 
-static cps_status settle_learning(cps_stage_plan *plan, const bool *reached)
-{
+static cps_status settle_learning(cps_stage_plan *plan, const bool *reached) {
     cps_params *params = cps_model_params(plan->model);
     const cps_stage_options *options = &plan->options;
     CPS_TRY(cps_params_set_train(params, options->train.lines, options->train.count));
@@ -174,20 +175,19 @@ static cps_status settle_learning(cps_stage_plan *plan, const bool *reached)
         patterns[i] = options->lr_factors[i].name;
         factors[i] = options->lr_factors[i].value;
     }
-    status = status != CPS_OK ? status : cps_params_set_lr_factors(params, patterns, factors, count);
+    status =
+        status != CPS_OK ? status : cps_params_set_lr_factors(params, patterns, factors, count);
     free(patterns);
     free(factors);
     return status;
 }
 
-static int64_t most_own_grains(const cps_stage_plan *plan, int32_t ranks)
-{
+static int64_t most_own_grains(const cps_stage_plan *plan, int32_t ranks) {
     const int64_t parts = cps_min_i64(plan->grains, plan->parts);
     return cps_ceil_div(parts, ranks) * cps_ceil_div(plan->grains, parts);
 }
 
-static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step_memory *memory)
-{
+static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step_memory *memory) {
     memory->grain_bytes = p->grain_bytes;
     memory->backward_bytes = p->backward_bytes;
     memory->loss_bytes = p->loss_bytes;
@@ -199,19 +199,22 @@ static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step
         kept = memory->own_grains;
         if (budget > 0 && memory->grain_bytes > 0) {
             const size_t room = (size_t)budget << 20;
-            kept = room <= working ? 0 : cps_min_i64(kept, (int64_t)((room - memory->backward_bytes) / memory->grain_bytes));
+            kept = room <= working ? 0
+                                   : cps_min_i64(kept, (int64_t)((room - memory->backward_bytes) /
+                                                                 memory->grain_bytes));
         }
     }
     memory->kept = kept;
-    /* The working recording needs its own place only while something is replayed, and by then the kept ones are gone. */
+    /* The working recording needs its own place only while something is replayed, and by then the
+     * kept ones are gone. */
     const size_t recordings = (size_t)cps_max_i64(kept, 1) * memory->grain_bytes;
     const size_t plain = kept < memory->own_grains ? p->plain_bytes : 0;
-    const size_t top = memory->backward_bytes > memory->loss_bytes ? memory->backward_bytes : memory->loss_bytes;
+    const size_t top =
+        memory->backward_bytes > memory->loss_bytes ? memory->backward_bytes : memory->loss_bytes;
     memory->total_bytes = recordings + (top > plain ? top : plain) + memory->slot_bytes;
 }
 
-cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out)
-{
+cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out) {
     const int32_t count = cps_params_count(cps_model_params(plan->model));
     cps_step_memory memory = {.own_grains = most_own_grains(plan, ranks)};
     bool *reached = calloc((size_t)count + 1, sizeof *reached);
@@ -248,13 +251,13 @@ cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *m
 }
 
 /* Bytes of a grain's forward without recording. */
-static cps_status plan_plain(cps_stage_plan *plan, size_t *bytes_out)
-{
+static cps_status plan_plain(cps_stage_plan *plan, size_t *bytes_out) {
     bool needs_grad[CPS_STAGE_SLOTS];
     for (int32_t s = 0; s < plan->slot_count; s++) {
         needs_grad[s] = plan->slots[s].needs_grad;
     }
-    cps_params_pause(cps_model_params(plan->model), true); /* a planning tape records whatever asks for a gradient */
+    cps_params_pause(cps_model_params(plan->model),
+                     true); /* a planning tape records whatever asks for a gradient */
     planner p;
     cps_status status = open_planner(plan, &p);
     status = status != CPS_OK ? status : plan_grain(&p);
@@ -269,8 +272,8 @@ static cps_status plan_plain(cps_stage_plan *plan, size_t *bytes_out)
     return status;
 }
 
-cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out)
-{
+cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks,
+                                    cps_step_memory *memory_out) {
     cps_step_memory memory;
     size_t plain_bytes = 0;
     CPS_TRY(cps_step_plan(plan, ranks, &memory));
@@ -281,18 +284,19 @@ cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks, cps_ste
     return CPS_OK;
 }
 
-/* ---- slots ------------------------------------------------------------------------------------------------------------- */
+/* ---- slots
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
-static int64_t clock_rows(const cps_stage_plan *plan, const cps_step_place *place, int64_t grain)
-{
+static int64_t clock_rows(const cps_stage_plan *plan, const cps_step_place *place, int64_t grain) {
     const cps_stage_stream *clock = &plan->streams[0];
     const bool keep = plan->options.tail == CPS_TAIL_KEEP;
     return place->evaluation ? clock->rows
-                             : cps_grain_rows(cps_stream_epoch_samples(clock->stream), plan->grains, clock->rows, keep, place->data_step, grain);
+                             : cps_grain_rows(cps_stream_epoch_samples(clock->stream), plan->grains,
+                                              clock->rows, keep, place->data_step, grain);
 }
 
-static int64_t most_slot_rows(const cps_stage_plan *plan, int32_t slot, int64_t own_grains)
-{
+static int64_t most_slot_rows(const cps_stage_plan *plan, int32_t slot, int64_t own_grains) {
     const cps_stage_view *view = &plan->views[plan->slots[slot].view];
     if (view->stream < 0) {
         return view->view.fixed_text_count; /* at most all of them */
@@ -300,19 +304,18 @@ static int64_t most_slot_rows(const cps_stage_plan *plan, int32_t slot, int64_t 
     return own_grains * plan->streams[view->stream].rows;
 }
 
-size_t cps_slot_memory_bytes(const cps_stage_plan *plan, int64_t own_grains)
-{
+size_t cps_slot_memory_bytes(const cps_stage_plan *plan, int64_t own_grains) {
     size_t bytes = 0;
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const cps_stage_slot *slot = &plan->slots[s];
         const size_t elements = (size_t)(most_slot_rows(plan, s, own_grains) * slot->width);
-        bytes += elements * (cps_dtype_bytes(slot->dtype) + (slot->needs_grad ? sizeof(cps_real) : 0));
+        bytes +=
+            elements * (cps_dtype_bytes(slot->dtype) + (slot->needs_grad ? sizeof(cps_real) : 0));
     }
     return bytes;
 }
 
-static void *aligned(size_t bytes)
-{
+static void *aligned(size_t bytes) {
     const size_t rounded = (bytes + CPS_ALIGNMENT) / CPS_ALIGNMENT * CPS_ALIGNMENT;
     void *memory = aligned_alloc(CPS_ALIGNMENT, rounded);
     if (memory != NULL) {
@@ -321,8 +324,8 @@ static void *aligned(size_t bytes)
     return memory;
 }
 
-cps_status cps_slot_memory_create(const cps_stage_plan *plan, int64_t own_grains, cps_slot_memory *slots)
-{
+cps_status cps_slot_memory_create(const cps_stage_plan *plan, int64_t own_grains,
+                                  cps_slot_memory *slots) {
     *slots = (cps_slot_memory){0};
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const cps_stage_slot *slot = &plan->slots[s];
@@ -331,16 +334,19 @@ cps_status cps_slot_memory_create(const cps_stage_plan *plan, int64_t own_grains
         slots->grads[s] = slot->needs_grad ? aligned(elements * sizeof(cps_real)) : NULL;
         slots->grain_row[s] = calloc((size_t)own_grains + 1, sizeof(int64_t));
         slots->part_offset[s] = calloc((size_t)plan->parts + 2, sizeof(int64_t));
-        if (slots->values[s] == NULL || (slot->needs_grad && slots->grads[s] == NULL) || slots->grain_row[s] == NULL || slots->part_offset[s] == NULL) {
+        if (slots->values[s] == NULL || (slot->needs_grad && slots->grads[s] == NULL) ||
+            slots->grain_row[s] == NULL || slots->part_offset[s] == NULL) {
             cps_slot_memory_free(slots);
-            return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the rows of the loss (%zu elements of '%s'): use a smaller global_batch or more ranks", elements, slot->name);
+            return cps_fail(CPS_ERR_UNAVAILABLE,
+                            "out of memory for the rows of the loss (%zu elements of '%s'): use a "
+                            "smaller global_batch or more ranks",
+                            elements, slot->name);
         }
     }
     return CPS_OK;
 }
 
-void cps_slot_memory_free(cps_slot_memory *slots)
-{
+void cps_slot_memory_free(cps_slot_memory *slots) {
     for (int32_t s = 0; s < CPS_STAGE_SLOTS; s++) {
         free(slots->values[s]);
         free(slots->grads[s]);
@@ -350,16 +356,18 @@ void cps_slot_memory_free(cps_slot_memory *slots)
     *slots = (cps_slot_memory){0};
 }
 
-void cps_slot_begin(cps_slot_memory *slots, const cps_stage_plan *plan, const cps_step_place *place)
-{
+void cps_slot_begin(cps_slot_memory *slots, const cps_stage_plan *plan,
+                    const cps_step_place *place) {
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const int32_t view = plan->slots[s].view;
         int64_t row = 0, own_row = 0;
         for (int64_t part = 0; part < place->parts; part++) {
             slots->part_offset[s][part] = row;
             const int64_t last = cps_part_grain_first(place->grains, place->parts, part + 1);
-            for (int64_t grain = cps_part_grain_first(place->grains, place->parts, part); grain < last; grain++) {
-                const int64_t rows = cps_view_rows_in(plan, view, grain, place->grains, clock_rows(plan, place, grain));
+            for (int64_t grain = cps_part_grain_first(place->grains, place->parts, part);
+                 grain < last; grain++) {
+                const int64_t rows = cps_view_rows_in(plan, view, grain, place->grains,
+                                                      clock_rows(plan, place, grain));
                 row += rows;
                 if (grain >= place->first_grain && grain < place->last_grain) {
                     slots->grain_row[s][grain - place->first_grain] = own_row;
@@ -369,25 +377,27 @@ void cps_slot_begin(cps_slot_memory *slots, const cps_stage_plan *plan, const cp
             }
         }
         slots->part_offset[s][place->parts] = row;
-        slots->layouts[s] = (cps_layout){place->parts, slots->part_offset[s], place->first_part, place->last_part};
+        slots->layouts[s] =
+            (cps_layout){place->parts, slots->part_offset[s], place->first_part, place->last_part};
     }
 }
 
-void cps_slot_store(cps_slot_memory *slots, const cps_stage_plan *plan, const cps_grain *grain, int64_t own)
-{
+void cps_slot_store(cps_slot_memory *slots, const cps_stage_plan *plan, const cps_grain *grain,
+                    int64_t own) {
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const cps_tensor *rows = grain->emitted[s];
         if (rows == NULL || rows->data == NULL) {
             continue;
         }
-        const size_t row_bytes = (size_t)plan->slots[s].width * cps_dtype_bytes(plan->slots[s].dtype);
+        const size_t row_bytes =
+            (size_t)plan->slots[s].width * cps_dtype_bytes(plan->slots[s].dtype);
         char *to = (char *)slots->values[s] + (size_t)slots->grain_row[s][own] * row_bytes;
         memcpy(to, rows->data, (size_t)rows->shape[0] * row_bytes);
     }
 }
 
-cps_status cps_slot_leaves(cps_slot_memory *slots, const cps_stage_plan *plan, cps_tape *tape, cps_tensor *leaves_out[CPS_STAGE_SLOTS])
-{
+cps_status cps_slot_leaves(cps_slot_memory *slots, const cps_stage_plan *plan, cps_tape *tape,
+                           cps_tensor *leaves_out[CPS_STAGE_SLOTS]) {
     const bool computes = cps_tape_computes(tape);
     for (int32_t s = 0; s < plan->slot_count; s++) {
         const cps_stage_slot *slot = &plan->slots[s];
@@ -395,7 +405,9 @@ cps_status cps_slot_leaves(cps_slot_memory *slots, const cps_stage_plan *plan, c
         int64_t shape[CPS_MAX_DIMS];
         memcpy(shape, slot->shape, sizeof shape);
         shape[0] = layout->part_offset[layout->last_part] - layout->part_offset[layout->first_part];
-        cps_tensor *leaf = cps_tape_leaf(tape, slot->dtype, slot->rank, shape, computes ? slots->values[s] : NULL, computes ? slots->grads[s] : NULL, -1);
+        cps_tensor *leaf =
+            cps_tape_leaf(tape, slot->dtype, slot->rank, shape, computes ? slots->values[s] : NULL,
+                          computes ? slots->grads[s] : NULL, -1);
         if (leaf == NULL) {
             return cps_tape_status(tape);
         }
@@ -407,22 +419,22 @@ cps_status cps_slot_leaves(cps_slot_memory *slots, const cps_stage_plan *plan, c
     return CPS_OK;
 }
 
-void cps_slot_finish_grads(cps_slot_memory *slots, const cps_stage_plan *plan, cps_tensor *const leaves[CPS_STAGE_SLOTS])
-{
+void cps_slot_finish_grads(cps_slot_memory *slots, const cps_stage_plan *plan,
+                           cps_tensor *const leaves[CPS_STAGE_SLOTS]) {
     for (int32_t s = 0; s < plan->slot_count; s++) {
         if (slots->grads[s] != NULL && leaves[s]->grad_fresh) {
-            memset(slots->grads[s], 0, (size_t)(leaves[s]->shape[0] * plan->slots[s].width) * sizeof(cps_real));
+            memset(slots->grads[s], 0,
+                   (size_t)(leaves[s]->shape[0] * plan->slots[s].width) * sizeof(cps_real));
         }
     }
 }
 
-const cps_real *cps_slot_grad(const cps_slot_memory *slots, const cps_stage_plan *plan, int32_t slot, int64_t own)
-{
+const cps_real *cps_slot_grad(const cps_slot_memory *slots, const cps_stage_plan *plan,
+                              int32_t slot, int64_t own) {
     return slots->grads[slot] + slots->grain_row[slot][own] * plan->slots[slot].width;
 }
 
-void cps_slot_poison(cps_slot_memory *slots, const cps_stage_plan *plan)
-{
+void cps_slot_poison(cps_slot_memory *slots, const cps_stage_plan *plan) {
     for (int32_t s = 0; s < plan->slot_count; s++) {
         if (slots->grads[s] != NULL) {
             slots->grads[s][0] = (cps_real)NAN;

@@ -1,5 +1,5 @@
-/* A plan of its own over the same model: the clock's stream is the validation set, images are preprocessed as in evaluations. A
- * set below one batch is one batch. */
+/* A plan of its own over the same model: the clock's stream is the validation set, images are
+ * preprocessed as in evaluations. A set below one batch is one batch. */
 #include "train/validation.h"
 
 #include <stdio.h>
@@ -29,7 +29,8 @@ static cps_status same_stream(void *context, int32_t index, const cps_stream **s
     return CPS_OK;
 }
 
-/* An objective that needs another stream or fixed texts is measured by plain CLIP's loss instead. */
+/* An objective that needs another stream or fixed texts is measured by plain CLIP's loss instead.
+ */
 static bool needs_more(const cps_stage_plan *plan) {
     for (int32_t v = 0; v < plan->view_count; v++) {
         if (plan->views[v].stream != 0) {
@@ -39,7 +40,9 @@ static bool needs_more(const cps_stage_plan *plan) {
     return plan->stream_count > 1;
 }
 
-static cps_status options_of(cps_validation *validation, const cps_stage_plan *stage, const cps_validation_loss_options *wanted, cps_stage_options *options) {
+static cps_status options_of(cps_validation *validation, const cps_stage_plan *stage,
+                             const cps_validation_loss_options *wanted,
+                             cps_stage_options *options) {
     *options = stage->options;
     const int64_t records = cps_stream_records(validation->data);
     if (records == 0) {
@@ -49,7 +52,9 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
     options->global_batch = small ? records : wanted->batch;
     options->grain = small ? records : cps_min_i64(wanted->grain, wanted->batch);
     if (options->global_batch % options->grain != 0) {
-        return cps_fail(CPS_ERR_USAGE, "batch %lld is not a multiple of grain %lld: change one of them", (long long)wanted->batch, (long long)wanted->grain);
+        return cps_fail(CPS_ERR_USAGE,
+                        "batch %lld is not a multiple of grain %lld: change one of them",
+                        (long long)wanted->batch, (long long)wanted->grain);
     }
     double *one = cps_arena_alloc(validation->arena, 2 * sizeof *one);
     if (one == NULL) {
@@ -84,17 +89,20 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
 static cps_status name_streams(cps_validation *validation) {
     const cps_run *run = validation->run;
     validation->stream_count = run->stream_count;
-    validation->streams = cps_arena_alloc_zero(validation->arena, (size_t)run->stream_count * sizeof *validation->streams);
+    validation->streams = cps_arena_alloc_zero(validation->arena, (size_t)run->stream_count *
+                                                                      sizeof *validation->streams);
     if (validation->streams == NULL) {
         return CPS_ERR_UNAVAILABLE;
     }
     for (int32_t i = 0; i < run->stream_count; i++) {
-        validation->streams[i] = (cps_run_stream){.name = run->streams[i].name, .stream = validation->data};
+        validation->streams[i] =
+            (cps_run_stream){.name = run->streams[i].name, .stream = validation->data};
     }
     return CPS_OK;
 }
 
-static cps_status make_plan(cps_validation *validation, int64_t stage, const cps_validation_loss_options *wanted) {
+static cps_status make_plan(cps_validation *validation, int64_t stage,
+                            const cps_validation_loss_options *wanted) {
     cps_run *run = validation->run;
     const cps_stage_plan *of = run->stages[stage].plan;
     cps_stage_options options;
@@ -150,7 +158,8 @@ static cps_status make_loader(cps_validation *validation) {
 }
 
 /* Up to the plan; `validation` is the caller's to destroy in any case. */
-static cps_status begin(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation) {
+static cps_status begin(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation,
+                        cps_validation **validation) {
     *validation = calloc(1, sizeof **validation);
     if (*validation == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a validation loss");
@@ -161,19 +170,25 @@ static cps_status begin(cps_run *run, int64_t stage, const cps_run_evaluation *e
     return make_plan(*validation, stage, &evaluation->options->validation_loss);
 }
 
-cps_status cps_validation_declare(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation) {
+cps_status cps_validation_declare(cps_run *run, int64_t stage,
+                                  const cps_run_evaluation *evaluation) {
     cps_validation *validation = NULL;
     const cps_status status = begin(run, stage, evaluation, &validation);
     cps_validation_destroy(validation);
     return cps_fail_context(status, "evaluation '%s'", evaluation->options->name);
 }
 
-cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation, cps_validation **validation_out) {
+cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_evaluation *evaluation,
+                                 cps_validation **validation_out) {
     cps_validation *validation = NULL;
     cps_step_memory memory = {0};
     cps_status status = begin(run, stage, evaluation, &validation);
-    status = status != CPS_OK ? status : cps_step_plan_validation(validation->plan, cps_comm_size(run->comm), &memory);
-    status = status != CPS_OK ? status : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
+    status = status != CPS_OK
+                 ? status
+                 : cps_step_plan_validation(validation->plan, cps_comm_size(run->comm), &memory);
+    status = status != CPS_OK
+                 ? status
+                 : cps_step_create(run->comm, validation->plan, &memory, NULL, &validation->step);
     if (status == CPS_OK) {
         validation->bytes = memory.total_bytes;
         status = make_loader(validation);
@@ -219,7 +234,10 @@ cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out
         }
     }
     if (used == 0) {
-        return cps_fail(CPS_ERR_DATA, "every batch of the validation set holds an image that cannot be read (%lld in all): repack the set, or use smaller batches", (long long)bad);
+        return cps_fail(CPS_ERR_DATA,
+                        "every batch of the validation set holds an image that cannot be read "
+                        "(%lld in all): repack the set, or use smaller batches",
+                        (long long)bad);
     }
     const double count = (double)used;
     cps_json *metrics = cps_json_new_object();
@@ -230,7 +248,8 @@ cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out
         }
     }
     cps_json_add_number(metrics, "batches", count);
-    cps_json_add_number(metrics, "samples", (double)(used * validation->plan->options.global_batch));
+    cps_json_add_number(metrics, "samples",
+                        (double)(used * validation->plan->options.global_batch));
     cps_json_add_number(metrics, "bad_images", (double)bad);
     *metrics_out = metrics;
     return CPS_OK;
