@@ -4,7 +4,7 @@
 cd "$(dirname "$0")/.." || exit 1
 COPSE=${COPSE:-build/copse}
 folder=build/demo
-epochs=${EPOCHS:-3}
+epochs=${EPOCHS:-5}
 
 say() {
     printf '\n== %s\n' "$1"
