@@ -266,9 +266,12 @@ const cps_objective *cps_plugins_at(const cps_plugins *plugins, int64_t index,
     return NULL;
 }
 
-uint64_t cps_plugins_digest(const cps_plugins *plugins) {
+uint64_t cps_plugins_digest(const cps_plugins *plugins, bool only_users) {
     cps_hash *hash = cps_hash_create();
     for (int64_t i = 0; i < plugins->count; i++) {
+        if (only_users && plugins->entries[i].built_in) {
+            continue;
+        }
         cps_hash_add(hash, &plugins->entries[i].digest, sizeof plugins->entries[i].digest);
     }
     const uint64_t digest = cps_hash_value(hash);

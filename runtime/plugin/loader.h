@@ -24,7 +24,8 @@ int64_t cps_plugins_count(const cps_plugins *plugins);
 /* *path_out: NULL for those of the folder. */
 const cps_objective *cps_plugins_at(const cps_plugins *plugins, int64_t index,
                                     const char **path_out);
-/* XXH3 of the files of all loaded plugins, for agreement between ranks and provenance. */
-uint64_t cps_plugins_digest(const cps_plugins *plugins);
+/* XXH3 of the files of all loaded plugins, for agreement between ranks; only_users: of those that a
+ * job loads by path, for checkpoints. */
+uint64_t cps_plugins_digest(const cps_plugins *plugins, bool only_users);
 
 #endif

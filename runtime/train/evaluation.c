@@ -128,7 +128,7 @@ static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *eval
 static cps_status evaluate(cps_loop *loop, int64_t index, cps_json **metrics_out) {
     const cps_run_evaluation *evaluation = &loop->run->evaluations[index];
     if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS) {
-        return cps_validation_run(loop->validations[index], metrics_out);
+        return cps_validation_run(loop->validations[index], loop->state.data_step, metrics_out);
     }
     return embed_and_score(loop, evaluation, metrics_out);
 }

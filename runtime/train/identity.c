@@ -91,6 +91,7 @@ cps_json *cps_run_identity(const cps_run *run) {
     cps_json_add_string(bits, "blas_core", cps_gemm_core_name());
     cps_json_add_string(bits, "precision", cps_gemm_precision());
     cps_json_add_string(bits, "build", CPS_BUILD_ID);
+    add_hex(bits, "plugins", cps_plugins_digest(run->plugins, true));
     if (run->tokenizer != NULL) {
         cps_json *tokenizer = cps_json_add_object(identity, "tokenizer");
         cps_json_add_number(tokenizer, "context", (double)run->tokenizer_options.context);
@@ -201,7 +202,7 @@ cps_status cps_identity_agree(const cps_run *run) {
         }
     }
     keys[count] = "plugins";
-    values[count++] = cps_format("%016" PRIx64, cps_plugins_digest(run->plugins));
+    values[count++] = cps_format("%016" PRIx64, cps_plugins_digest(run->plugins, false));
     const cps_status status = cps_agree_equal(run->comm, "settings of the ranks", keys,
                                               (const char *const *)values, count);
     for (int64_t i = 0; i < count; i++) {

@@ -41,6 +41,7 @@ struct cps_step {
     cps_loader *loader;
     cps_step_place at;
     int64_t update;
+    int64_t trained_steps; /* of the stage, while validating */
     int64_t bad_images, truncated;
     int64_t *all_bad, *all_bytes; /* [ranks] */
     cps_bad_image *bad;           /* of this step's own grains */
@@ -152,17 +153,18 @@ cps_status cps_step_create(cps_comm *comm, cps_stage_plan *plan, const cps_step_
  */
 
 static cps_step_info info_of(const cps_step *step, int64_t grain, bool replay) {
-    return (cps_step_info){.step = step->at.data_step,
-                           .steps = step->plan->steps,
-                           .epoch = step->plan->steps_per_epoch > 0
-                                        ? step->at.data_step / step->plan->steps_per_epoch
-                                        : 0,
-                           .update = step->update,
-                           .grain = grain,
-                           .grains = step->at.grains,
-                           .seed = step->plan->seed,
-                           .evaluation = step->at.evaluation,
-                           .replay = replay};
+    /* A validation batch is seen at the training step it is run at: schedules read that one. */
+    const int64_t now = step->at.evaluation ? step->trained_steps : step->at.data_step;
+    return (cps_step_info){
+        .step = now,
+        .steps = step->plan->steps,
+        .epoch = step->plan->steps_per_epoch > 0 ? now / step->plan->steps_per_epoch : 0,
+        .update = step->update,
+        .grain = grain,
+        .grains = step->at.grains,
+        .seed = step->plan->seed,
+        .evaluation = step->at.evaluation,
+        .replay = replay};
 }
 
 /* Validation batches are runs of grains of the one data step of a stored order. */
@@ -642,11 +644,13 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
  * ---------------------------------------------------------------------------------------------------------------------
  */
 
-cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t data_step,
-                             cps_step_result *result_out) {
+cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t batch,
+                             int64_t trained_steps, cps_step_result *result_out) {
     cps_step_result result = {0};
     step->at.evaluation = true;
-    begin_step(step, loader, data_step, step->update);
+    step->trained_steps =
+        cps_min_i64(trained_steps, cps_max_i64(step->plan->steps - 1, 0)); /* tables end there */
+    begin_step(step, loader, batch, step->update);
     cps_status status = prepare(step);
     if (status == CPS_OK) {
         begin_global(step, step->loss_tape);

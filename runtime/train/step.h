@@ -57,7 +57,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
 
 /* Loss in evaluation mode of `batches` consecutive batches given by a loader of stored order over
  * the plan's inputs; terms apart. */
-cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t data_step,
-                             cps_step_result *result_out) CPS_MUST_CHECK;
+cps_status cps_step_validate(cps_step *step, cps_loader *loader, int64_t batch,
+                             int64_t trained_steps, cps_step_result *result_out) CPS_MUST_CHECK;
 
 #endif

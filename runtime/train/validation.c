@@ -216,13 +216,15 @@ size_t cps_validation_bytes(const cps_validation *validation) {
     return validation->bytes;
 }
 
-cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) {
+cps_status cps_validation_run(cps_validation *validation, int64_t trained_steps,
+                              cps_json **metrics_out) {
     double loss = 0.0, terms[CPS_STEP_VALUES] = {0};
     cps_step_result result = {0};
     int64_t bad = 0, used = 0;
     CPS_TRY(cps_agree(validation->run->comm, "validation", cps_loader_seek(validation->loader, 0)));
     for (int64_t batch = 0; batch < validation->batches; batch++) {
-        CPS_TRY(cps_step_validate(validation->step, validation->loader, batch, &result));
+        CPS_TRY(
+            cps_step_validate(validation->step, validation->loader, batch, trained_steps, &result));
         bad += result.bad_images;
         if (result.bad_images > 0) {
             continue; /* a masked image is no sample: its batch is left out, on every rank alike */

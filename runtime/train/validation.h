@@ -15,7 +15,8 @@ cps_status cps_validation_create(cps_run *run, int64_t stage, const cps_run_eval
 size_t cps_validation_bytes(const cps_validation *validation); /* that it may come to use */
 void cps_validation_destroy(cps_validation *validation);       /* NULL-safe */
 /* *metrics_out: loss, the terms, batches, samples, bad_images. The caller destroys it. */
-cps_status cps_validation_run(cps_validation *validation, cps_json **metrics_out) CPS_MUST_CHECK;
+cps_status cps_validation_run(cps_validation *validation, int64_t trained_steps,
+                              cps_json **metrics_out) CPS_MUST_CHECK;
 
 /* Local. Declares in the model what the objective of validation_create would: plain CLIP's logit
  * scale where the stage's own objective cannot be measured so. Before parameters are allocated. */
