@@ -12,6 +12,10 @@ expect() {
     timeout -k 5 30 mpirun --oversubscribe --bind-to none --mca btl self,vader --mca mpi_yield_when_idle 1 -np 3 \
         "$program" "$1" >"$output" 2>&1
     status=$?
+    # Debian's Open MPI 4.1.4 now and then crashes in mpirun's own clean-up after an abort, when all ranks have ended already.
+    if [ "$2" -eq 70 ] && [ "$status" -eq 139 ] && grep -q 'PMIx_server_finalize' "$output"; then
+        status=70
+    fi
     lines=$(grep -c '^copse: rank' "$output")
     if [ "$status" -eq "$2" ] && { [ -z "$3" ] || { [ "$lines" -eq 1 ] && grep -q "$3" "$output"; }; }; then
         passed=$((passed + 1))
