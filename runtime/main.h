@@ -66,8 +66,6 @@ const char *cps_args_get_at(const cps_args *args, const char *flag, int32_t inde
 /* Numbers, with the limits in the message. `out` keeps its value where the option is not given. */
 cps_status cps_args_integer(const cps_args *args, const char *flag, int64_t least, int64_t most,
                             int64_t *out) CPS_MUST_CHECK;
-cps_status cps_args_number(const cps_args *args, const char *flag, double least, double most,
-                           double *out) CPS_MUST_CHECK;
 /* Index of the value among `names` (NULL-terminated). */
 cps_status cps_args_choice(const cps_args *args, const char *flag, const char *const *names,
                            int32_t *out) CPS_MUST_CHECK;

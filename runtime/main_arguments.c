@@ -260,22 +260,6 @@ cps_status cps_args_integer(const cps_args *args, const char *flag, int64_t leas
     return CPS_OK;
 }
 
-cps_status cps_args_number(const cps_args *args, const char *flag, double least, double most,
-                           double *out) {
-    const char *text = cps_args_get(args, flag);
-    if (text == NULL) {
-        return CPS_OK;
-    }
-    char *end = NULL;
-    const double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value < least || value > most) {
-        return cps_fail(CPS_ERR_USAGE, "copse %s: --%s is '%s': a number from %g to %g is wanted",
-                        args->command->name, flag, text, least, most);
-    }
-    *out = value;
-    return CPS_OK;
-}
-
 cps_status cps_args_choice(const cps_args *args, const char *flag, const char *const *names,
                            int32_t *out) {
     const char *text = cps_args_get(args, flag);

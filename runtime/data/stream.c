@@ -625,14 +625,6 @@ int64_t cps_stream_records(const cps_stream *stream) {
     return stream->records_before[stream->set_count];
 }
 
-int64_t cps_stream_set_count(const cps_stream *stream) {
-    return stream->set_count;
-}
-
-int64_t cps_stream_set_records(const cps_stream *stream, int64_t set) {
-    return stream->sets[set].size;
-}
-
 int64_t cps_stream_set_share(const cps_stream *stream, int64_t set) {
     return stream->share_before[set + 1] - stream->share_before[set];
 }

@@ -79,8 +79,6 @@ void cps_stream_at(const cps_stream *stream, uint64_t epoch, int64_t position,
 /* Records in stored order: set after set, shard after shard, index < cps_stream_records(). */
 int64_t cps_stream_records(const cps_stream *stream);
 void cps_stream_stored(const cps_stream *stream, int64_t index, cps_place *place_out);
-int64_t cps_stream_set_count(const cps_stream *stream);
-int64_t cps_stream_set_records(const cps_stream *stream, int64_t set);
 int64_t cps_stream_set_share(const cps_stream *stream,
                              int64_t set); /* n_j: positions of an epoch */
 /* Records that a needs_caption stream left out. */

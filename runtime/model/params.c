@@ -259,7 +259,6 @@ static cps_status copy_strings(cps_param_spec *spec) {
     const char *ema_of = spec->ema_of;
     spec->init.copy_of = copy_of == NULL ? NULL : strdup(copy_of);
     spec->ema_of = ema_of == NULL ? NULL : strdup(ema_of);
-    spec->init.as_module = NULL;
     if ((copy_of != NULL && spec->init.copy_of == NULL) ||
         (ema_of != NULL && spec->ema_of == NULL)) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for parameter '%s'", spec->name);

@@ -22,8 +22,7 @@ typedef enum cps_init_kind {
 typedef struct cps_init {
     cps_init_kind kind;
     double a, b; /* CONSTANT: a; NORMAL: standard deviation a (mean 0); UNIFORM: low a, high b */
-    const char *copy_of;   /* COPY: name of another parameter */
-    const char *as_module; /* reserved */
+    const char *copy_of; /* COPY: name of another parameter */
 } cps_init;
 
 typedef enum cps_param_kind { CPS_PARAM_WEIGHT, CPS_PARAM_BUFFER, CPS_PARAM_EMA } cps_param_kind;

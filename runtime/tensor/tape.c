@@ -144,9 +144,6 @@ cps_tape_mode cps_tape_get_mode(const cps_tape *tape) {
 bool cps_tape_computes(const cps_tape *tape) {
     return tape->status == CPS_OK && tape->mode != CPS_TAPE_PLAN;
 }
-cps_arena *cps_tape_arena(cps_tape *tape) {
-    return tape->arena;
-}
 void cps_tape_set_hooks(cps_tape *tape, const cps_tape_hooks *hooks) {
     tape->hooks = hooks != NULL ? *hooks : (cps_tape_hooks){0};
 }

@@ -33,7 +33,6 @@ cps_status cps_tape_status(const cps_tape *tape);
 bool cps_tape_failure_agreed(const cps_tape *tape);
 cps_tape_mode cps_tape_get_mode(const cps_tape *tape);
 bool cps_tape_computes(const cps_tape *tape); /* false in PLAN mode and after a failure */
-cps_arena *cps_tape_arena(cps_tape *tape);
 
 /* A leaf around the caller's memory, which outlives the tape's use of it. grad non-NULL (or
  * needs_grad set by the caller in the result, in PLAN mode) asks for a gradient there: it is added

@@ -574,14 +574,12 @@ void cps_run_begin_stage(cps_run *run, int64_t stage) {
 }
 
 cps_status cps_run_initialise(cps_run *run) {
-    const cps_json *spec = cps_json_get(run->job, "model");
-    const char *weights = cps_json_get_string(spec, "weights", NULL);
+    const char *weights = cps_model_weights(run->model);
     cps_params *params = cps_model_params(run->model);
     cps_status status = CPS_OK;
     if (weights != NULL && cps_comm_rank(run->comm) == 0) {
         cps_weights_report report = {0};
-        status = cps_weights_load(run->model, weights, cps_json_get_bool(spec, "partial", false),
-                                  &report);
+        status = cps_weights_load(run->model, weights, cps_model_partial(run->model), &report);
         if (status == CPS_OK) {
             report_weights(weights, &report);
         }
