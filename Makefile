@@ -51,6 +51,8 @@ engine_sources := $(wildcard runtime/*/*.c) $(wildcard shards/*.c)
 plugin_names := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard plugins/*/*.c)))))
 test_plugin_names := $(patsubst tests/plugins/%.c,%,$(wildcard tests/plugins/*.c))
 lua_sources := $(wildcard lua/copse/*.lua)
+# Runners of golden vectors are tests/vectors/vectors_X.c; what they share stands beside them.
+vectors_shared := $(filter-out tests/vectors/vectors_%.c,$(wildcard tests/vectors/*.c))
 
 .DEFAULT_GOAL := all
 .PHONY: all
@@ -106,7 +108,7 @@ $$($(1)_root)/tests/%: $$($(1)_root)/obj/tests/%.o $$($(1)_extra) $$($(1)_root)/
 $$($(1)_root)/tests/plugins/%_test: $$($(1)_root)/obj/plugins/%_test.o $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) -lcmocka $$(LDFLAGS)
-$$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$($(1)_root)/obj/tests/vectors/vectors.o \
+$$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$(patsubst %.c,$$($(1)_root)/obj/%.o,$(vectors_shared)) \
                                 $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) $$(LDFLAGS)

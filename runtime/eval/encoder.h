@@ -16,7 +16,9 @@ typedef struct cps_encoder {
     int64_t widths[CPS_MAX_COMPONENTS]; /* of the components, >= 1 */
     double
         score_weights[CPS_MAX_COMPONENTS]; /* finite; an evaluation's own `score` replaces them */
-    cps_recipe image_recipe;               /* evaluation preprocessing of the image tower */
+    double scale; /* exp(logit_scale) of the model: probabilities are softmax(scale * score); 0: it
+                     has none */
+    cps_recipe image_recipe; /* evaluation preprocessing of the image tower */
     int64_t grain; /* rows of every call, always that many: 64. Grains are padded, so shapes never
                       depend on what is left: images with planes of zeros, texts with "" */
     /* Local; may use the pool. planes [grain, 3, size, size] and texts [grain] -> components_out[c]

@@ -22,7 +22,7 @@
 #include "tensor/op_types.h"
 
 /* Grows by one on any change of layout or meaning. */
-#define CPS_ABI 1
+#define CPS_ABI 2
 
 typedef struct cps_host cps_host;
 typedef struct cps_tape cps_tape;   /* a recording of operations */
@@ -107,9 +107,11 @@ typedef struct cps_annotation {
     int64_t width;     /* elements a row */
 } cps_annotation;
 
+/* Classes of a stream; `lookup` is the host's, for cps_record_class. */
 typedef struct cps_classes {
     int64_t count;
     const char *const *names;
+    const void *lookup;
 } cps_classes;
 
 typedef struct cps_step_info {
@@ -216,6 +218,9 @@ struct cps_host {
     double (*draw_normal)(const cps_draw_key *key, uint64_t index);
     uint64_t (*draw_below)(const cps_draw_key *key, uint64_t index, uint64_t n);
     uint64_t (*hash64)(const void *bytes, size_t length);
+    /* The first `count` outputs of MT19937 seeded by `words` (init_by_array): draws of published
+     * code. */
+    void (*mt19937)(const uint32_t *words, int64_t word_count, int64_t count, uint32_t *out);
     char *(*utf8_lower)(const char *text); /* free() the result */
     char *(*utf8_upper)(const char *text);
     bool (*utf8_is_word)(int32_t code_point);

@@ -1,5 +1,5 @@
 /* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record
- * order. */
+ * order; cps_record_class finds a record's among them. */
 #include "train/stage.h"
 
 #include <stdlib.h>
@@ -8,6 +8,15 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+
+enum { VALUE_BYTES = 4096 }; /* of one record's value, its end included; longer ones are cut */
+
+/* What cps_classes.lookup points to. */
+typedef struct lookup {
+    const char *key;
+    int64_t slot_count;
+    const int64_t *slots;
+} lookup;
 
 /* A set of strings that remembers the order of first sight. */
 typedef struct class_set {
@@ -45,16 +54,23 @@ static bool grow(class_set *set) {
     return true;
 }
 
+/* The slot that holds `name`, or the empty one where it would stand. */
+static int64_t slot_of(const int64_t *slots, int64_t slot_count, const char *const *names,
+                       const char *name) {
+    int64_t at = (int64_t)(cps_hash64_text(name) % (uint64_t)slot_count);
+    while (slots[at] >= 0 && strcmp(names[slots[at]], name) != 0) {
+        at = (at + 1) % slot_count;
+    }
+    return at;
+}
+
 static bool insert(class_set *set, cps_arena *arena, const char *name) {
     if (!grow(set)) {
         return false;
     }
-    int64_t at = (int64_t)(cps_hash64_text(name) % (uint64_t)set->slot_count);
-    while (set->slots[at] >= 0) {
-        if (strcmp(set->names[set->slots[at]], name) == 0) {
-            return true;
-        }
-        at = (at + 1) % set->slot_count;
+    const int64_t at = slot_of(set->slots, set->slot_count, set->names, name);
+    if (set->slots[at] >= 0) {
+        return true;
     }
     char *copy = cps_arena_strdup(arena, name);
     if (copy == NULL) {
@@ -67,14 +83,14 @@ static bool insert(class_set *set, cps_arena *arena, const char *name) {
 
 /* Value of a record for the key: the label's name, or the fields of "a/b/c" joined by '/'. False:
  * no value. */
-static bool record_value(const cps_place *place, const char *key, char *text, size_t bytes) {
+static bool record_value(const cps_shard *shard, int64_t record, const char *key, char *text,
+                         size_t bytes) {
     if (strcmp(key, "label") == 0) {
-        const int32_t label =
-            cps_shard_has_labels(place->shard) ? cps_shard_label(place->shard, place->record) : -1;
+        const int32_t label = cps_shard_has_labels(shard) ? cps_shard_label(shard, record) : -1;
         if (label < 0) {
             return false;
         }
-        snprintf(text, bytes, "%s", cps_shard_class_name(place->shard, label));
+        snprintf(text, bytes, "%s", cps_shard_class_name(shard, label));
         return true;
     }
     size_t used = 0;
@@ -84,9 +100,9 @@ static bool record_value(const cps_place *place, const char *key, char *text, si
         const size_t length = strcspn(at, "/");
         char field_name[128];
         snprintf(field_name, sizeof field_name, "%.*s", (int)length, at);
-        const int64_t field = cps_shard_field(place->shard, field_name);
-        const bool has = field >= 0 && cps_shard_text_count(place->shard, field, place->record) > 0;
-        const char *value = has ? cps_shard_text(place->shard, field, place->record, 0) : "";
+        const int64_t field = cps_shard_field(shard, field_name);
+        const bool has = field >= 0 && cps_shard_text_count(shard, field, record) > 0;
+        const char *value = has ? cps_shard_text(shard, field, record, 0) : "";
         any = any || value[0] != '\0';
         used += (size_t)snprintf(text + used, bytes - used, "%s%s", at == key ? "" : "/", value);
         if (used >= bytes) {
@@ -98,17 +114,35 @@ static bool record_value(const cps_place *place, const char *key, char *text, si
     return any;
 }
 
+/* The finished set as the arena keeps it; false: out of memory. */
+static bool keep(cps_arena *arena, const char *key, const class_set *set,
+                 cps_classes *classes_out) {
+    const char **names = cps_arena_alloc(arena, (size_t)set->count * sizeof *names);
+    int64_t *slots = cps_arena_alloc(arena, (size_t)set->slot_count * sizeof *slots);
+    lookup *found = cps_arena_alloc(arena, sizeof *found);
+    const char *name = cps_arena_strdup(arena, key);
+    if (names == NULL || slots == NULL || found == NULL || name == NULL) {
+        return false;
+    }
+    memcpy(names, set->names, (size_t)set->count * sizeof *names);
+    memcpy(slots, set->slots, (size_t)set->slot_count * sizeof *slots);
+    *found = (lookup){name, set->slot_count, slots};
+    *classes_out = (cps_classes){set->count, names, found};
+    return true;
+}
+
 /* All values of a stream's records; the arena keeps them. */
 static cps_status collect(cps_setup *setup, const cps_stream *records, const char *stream,
                           const char *key, cps_classes *classes_out) {
     cps_arena *arena = setup->plan->arena;
     class_set set = {0};
-    char text[4096];
+    char text[VALUE_BYTES];
     cps_status status = CPS_OK;
     for (int64_t i = 0; i < cps_stream_records(records) && status == CPS_OK; i++) {
         cps_place place;
         cps_stream_stored(records, i, &place);
-        if (record_value(&place, key, text, sizeof text) && !insert(&set, arena, text)) {
+        if (record_value(place.shard, place.record, key, text, VALUE_BYTES) &&
+            !insert(&set, arena, text)) {
             status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
         }
     }
@@ -118,15 +152,12 @@ static cps_status collect(cps_setup *setup, const cps_stream *records, const cha
                      "stream '%s' has no value of '%s' in any record; pack it with that column",
                      stream, key);
     }
-    const char **names =
-        status == CPS_OK ? cps_arena_alloc(arena, (size_t)set.count * sizeof *names) : NULL;
-    if (names != NULL) {
-        memcpy(names, set.names, (size_t)set.count * sizeof *names);
-        *classes_out = (cps_classes){set.count, names};
+    if (status == CPS_OK && !keep(arena, key, &set, classes_out)) {
+        status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
     }
     free(set.names);
     free(set.slots);
-    return status != CPS_OK ? status : names == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK;
+    return status;
 }
 
 static bool find_list(const cps_stage_plan *plan, const char *stream, const char *key,
@@ -183,4 +214,15 @@ cps_status cps_serve_setup_classes(cps_setup *setup, const char *stream, const c
                : cps_service_fail(&setup->status, setup->message, status,
                                   "stages[%d].objective '%s': %s", setup->plan->index + 1,
                                   setup->plan->instances[setup->owner].name, cps_fail_message());
+}
+
+int64_t cps_serve_record_class(const cps_record_ref *record, const cps_classes *classes) {
+    const lookup *list = classes->lookup;
+    const cps_sample *sample = record->sample;
+    char text[VALUE_BYTES];
+    if (list == NULL ||
+        !record_value(sample->shard, sample->record, list->key, text, sizeof text)) {
+        return -1;
+    }
+    return list->slots[slot_of(list->slots, list->slot_count, classes->names, text)];
 }

@@ -4,6 +4,7 @@
 #include "train/embed.h"
 
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -401,6 +402,11 @@ void cps_embedder_destroy(cps_embedder *embedder) {
 }
 
 cps_status cps_embedder_prepare(cps_embedder *embedder) {
+    cps_params *params = cps_model_params(embedder->plan->model);
+    const int32_t scale = cps_params_find(params, "logit_scale");
+    embedder->encoder.scale =
+        scale < 0 ? 0.0
+                  : exp((double)cps_params_flat(params)[cps_params_at(params, scale)->offset]);
     cps_tape_reset(embedder->prepared);
     return prepare(embedder, embedder->prepared);
 }

@@ -27,6 +27,14 @@ static void host_warn_once(const char *message) {
     cps_log_once(CPS_LOG_WARN, message);
 }
 
+static void host_mt19937(const uint32_t *words, int64_t word_count, int64_t count, uint32_t *out) {
+    cps_mt19937 mt;
+    cps_mt19937_seed_array(&mt, words, word_count);
+    for (int64_t i = 0; i < count; i++) {
+        out[i] = cps_mt19937_next(&mt);
+    }
+}
+
 cps_tensor *cps_serve_tape_tensor(cps_tape *tape, cps_dtype dtype, int32_t rank,
                                   const int64_t *shape) {
     return cps_tape_tensor(tape, dtype, rank, shape);
@@ -96,6 +104,7 @@ static const cps_host table = {
     .draw_normal = cps_draw_normal,
     .draw_below = cps_draw_below,
     .hash64 = cps_hash64,
+    .mt19937 = host_mt19937,
     .utf8_lower = cps_utf8_lower,
     .utf8_upper = cps_utf8_upper,
     .utf8_is_word = cps_utf8_is_word,

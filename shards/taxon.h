@@ -1,0 +1,56 @@
+/* Names of organisms as BioCLIP writes them (Stevens et al. 2024, arXiv:2311.18803): cleaning of a
+ * record's ranks, training captions, evaluation strings. Local; safe on any thread once
+ * cps_taxon_start has run. Results are malloc'ed. UNAVAILABLE: out of memory. */
+#ifndef CPS_SHARDS_TAXON_H
+#define CPS_SHARDS_TAXON_H
+
+#include "base/status.h"
+
+enum { CPS_TAXON_RANKS = 7 };
+/* "kingdom", "phylum", "class", "order", "family", "genus", "species", NULL. */
+extern const char *const cps_taxon_rank_names[];
+/* -1: no rank of that name ("cls" is "class"). */
+int32_t cps_taxon_rank(const char *name);
+
+/* What a record says; any may be NULL or "". `species` is the epithet. */
+typedef struct cps_taxon_fields {
+    const char *ranks[CPS_TAXON_RANKS];
+    const char *common;
+    const char *subspecies; /* evaluation strings alone */
+    const char *as_is;      /* the class's own name: evaluation type "asis" */
+} cps_taxon_fields;
+
+/* A cleaned record: every rank lower-case, "" where unknown. One block of memory: free(). NULL in
+ * *taxon_out: all ranks are empty, the record names no organism. */
+typedef struct cps_taxon {
+    const char *ranks[CPS_TAXON_RANKS];
+    const char *common; /* as given, "" where none */
+} cps_taxon;
+cps_status cps_taxon_clean(const cps_taxon_fields *fields, cps_taxon **taxon_out) CPS_MUST_CHECK;
+
+/* A rank as captions show it: first letter upper-case and the rest lower-case, the epithet all
+ * lower-case. */
+cps_status cps_taxon_rank_text(const cps_taxon *taxon, int32_t rank,
+                               char **text_out) CPS_MUST_CHECK;
+/* The class of ranks 0 .. rank of a record: their texts one after another without separator, so
+ * that homonyms under different parents stay apart; equal to the parent's where the rank is
+ * unknown. */
+cps_status cps_taxon_path(const cps_taxon *taxon, int32_t rank, char **text_out) CPS_MUST_CHECK;
+
+/* Training texts. Types: "sci", "com", "taxon", "sci_com", "taxon_com", "taxonTag",
+ * "taxonTag_com" (sentences), "scientific_name", "taxonomic_name", "common_name" (bare). clean:
+ * where genus and species are unknown the most specific known rank stands in for the scientific
+ * name, and "with common name ..." is left out where there is none; else exactly as published.
+ * USAGE: unknown type, with the types there are. */
+extern const char *const cps_taxon_types[]; /* the ten, then NULL */
+cps_status cps_taxon_caption(const cps_taxon *taxon, const char *type, bool clean,
+                             char **text_out) CPS_MUST_CHECK;
+
+/* Evaluation strings, made of the fields as they stand: types "asis", "sci", "taxon", "com",
+ * "sci_com", "taxon_com", without template. *text_out NULL: this record has no text of that type.
+ * USAGE: unknown type. */
+extern const char *const cps_taxon_evaluation_types[]; /* the six, then NULL */
+cps_status cps_taxon_evaluation_text(const cps_taxon_fields *fields, const char *type,
+                                     char **text_out) CPS_MUST_CHECK;
+
+#endif
