@@ -235,7 +235,7 @@ probe_wraps := cps_products cps_gemm cps_gemm_exact cps_gemm_serial cps_openblas
 $(root)/step_probe: $(root)/obj/tests/bench/step_probe.o $($(REAL)_main) $(root)/libcopse.a
 	$(call quiet,LD)$(CC) $(sanitize) $^ -o $@ $(patsubst %,-Wl$(comma)--wrap=%,$(probe_wraps)) $(pkg_libs) $(LDFLAGS)
 .PHONY: bench
-bench: $(bench_programs) $(root)/step_probe program
+bench: $(bench_programs) $(root)/step_probe program test_plugins
 	@for program in $(bench_programs) $(call scripts,bench); do $(test_environment) $$program || exit; done
 
 # ---- demo ---------------------------------------------------------------------------------------------------------------
