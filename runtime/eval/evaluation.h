@@ -1,0 +1,54 @@
+/* An evaluation under way: what evaluate.c lends to the kinds (evaluate_<kind>.c) and to nobody
+ * else. Collective unless said otherwise. */
+#ifndef CPS_EVAL_EVALUATION_H
+#define CPS_EVAL_EVALUATION_H
+
+#include "eval/classes.h"
+#include "eval/evaluate.h"
+#include "eval/features.h"
+#include "eval/predictions.h"
+
+enum { CPS_EVALUATION_TOP = 5 }; /* classes that top 5 needs */
+
+typedef struct cps_evaluation {
+    const cps_evaluation_request *request;
+    const cps_evaluation_options *options;
+    char where[160]; /* "evaluation 'NAME'" */
+    double weights[CPS_MAX_COMPONENTS];
+    cps_features images;  /* of the data stream */
+    uint64_t *sample_ids; /* [images.rows] */
+    int32_t *labels;      /* [images.rows], where classes are wanted */
+    cps_class_list classes;
+    cps_json *metrics;
+} cps_evaluation;
+
+/* One of each kind: metrics and predictions. Statuses arrive agreed. */
+cps_status cps_evaluate_zero_shot(cps_evaluation *run) CPS_MUST_CHECK;
+cps_status cps_evaluate_retrieval(cps_evaluation *run) CPS_MUST_CHECK;
+cps_status cps_evaluate_knn(cps_evaluation *run) CPS_MUST_CHECK;
+
+/* Local. Bytes that a kind holds beside the features of the data stream. */
+size_t cps_zero_shot_bytes(const cps_zero_shot_options *options, const cps_stream *stream,
+                           const cps_encoder *encoder);
+size_t cps_retrieval_bytes(const cps_stream *stream, const cps_encoder *encoder);
+
+/* ---- lent ---- */
+
+cps_status cps_evaluation_out_of_memory(const cps_evaluation *run); /* Local */
+/* Local. Weights of the components: the evaluation's own where it has some. USAGE: their number. */
+cps_status cps_evaluation_take_weights(cps_evaluation *run,
+                                       const cps_numbers *score) CPS_MUST_CHECK;
+/* Local. USAGE: what is evaluated has no text side. */
+cps_status cps_evaluation_need_texts(const cps_evaluation *run) CPS_MUST_CHECK;
+/* Features of a stream with ids and, where `classes`, labels; reports what was left out. */
+cps_status cps_evaluation_encode(const cps_evaluation *run, const cps_stream *stream, bool classes,
+                                 cps_features *features_out, uint64_t **ids_out,
+                                 int32_t **labels_out) CPS_MUST_CHECK;
+cps_status cps_evaluation_encode_data(cps_evaluation *run, bool classes) CPS_MUST_CHECK;
+/* Local. */
+void cps_evaluation_add_left_out(cps_evaluation *run, int64_t bad_images, int64_t non_finite);
+/* Rank 0 writes the predictions; `content` gets what all kinds have. */
+cps_status cps_evaluation_write(const cps_evaluation *run,
+                                cps_predictions_content content) CPS_MUST_CHECK;
+
+#endif
