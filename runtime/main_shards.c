@@ -140,6 +140,11 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
         printf("  %lld records to train on, %lld to validate\n", (long long)report->train_records,
                (long long)report->val_records);
     }
+    if (report->inat21_folders > 0) {
+        printf("  %lld class folders are named as iNaturalist 2021's: ranks and labels are taken "
+               "from the names (--folders plain takes the names as labels)\n",
+               (long long)report->inat21_folders);
+    }
     if (report->missing > 0) {
         printf("  %lld files are missing: their records are left out\n",
                (long long)report->missing);

@@ -40,6 +40,13 @@ const cps_option cps_pack_option_rows[] = {
      .kind = CPS_OPT_STRING,
      .help = "File with one class a line: the order of the labels (default: sorted by name).",
      AT(classes_file)},
+    {.name = "folders",
+     .kind = CPS_OPT_CHOICE,
+     .default_text = "auto",
+     .choices = (const char *const[]){"auto", "plain", "inat21", NULL},
+     .help = "Class folders named NNNNN_Kingdom_..._Genus_species give ranks: auto (if all are), "
+             "inat21 (all must be), plain (names are labels).",
+     AT(folders)},
     {.name = "allow_missing",
      .kind = CPS_OPT_BOOL,
      .default_text = "false",
@@ -127,7 +134,8 @@ static cps_status check_options(const cps_pack_options *options) {
     return CPS_OK;
 }
 
-static cps_status read_sources(const cps_pack_options *options, cps_plan *plan) {
+static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
+                               cps_pack_report *report) {
     const cps_plan_columns columns = {.file = options->file_column,
                                       .caption = options->caption_column,
                                       .label = options->label_column};
@@ -135,7 +143,9 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan) 
     for (int64_t i = 0; i < options->source_count; ++i) {
         const char *source = options->sources[i];
         if (cps_dir_exists(source)) {
-            CPS_TRY(cps_plan_add_folder(plan, source));
+            int64_t inat21 = 0;
+            CPS_TRY(cps_plan_add_folder(plan, source, (cps_plan_folders)options->folders, &inat21));
+            report->inat21_folders += inat21;
         } else if (cps_file_exists(source)) {
             CPS_TRY(cps_plan_add_table(plan, source, &columns));
         } else {
@@ -379,8 +389,9 @@ static uint64_t hash_plan(const cps_packing *pack) {
 
 static void count_report(const cps_packing *pack, int64_t missing, cps_pack_report *report) {
     const cps_plan *plan = &pack->plan;
-    *report = (cps_pack_report){
-        .missing = missing, .classes = plan->classes.count, .fields = plan->fields.count};
+    report->missing = missing;
+    report->classes = plan->classes.count;
+    report->fields = plan->fields.count;
     for (int64_t i = 0; i < plan->records.count; ++i) {
         const cps_plan_record *record = cps_plan_record_at(plan, i);
         if (record->bytes >= 0) {
@@ -398,30 +409,31 @@ static void count_report(const cps_packing *pack, int64_t missing, cps_pack_repo
     }
 }
 
-static cps_status prepare(cps_packing *pack, int64_t *missing_out) {
+static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     cps_comm *comm = pack->comm;
+    int64_t missing = 0;
     cps_status status = cps_plan_create(&pack->plan);
     if (status == CPS_OK && cps_comm_rank(comm) == 0) {
-        status = read_sources(pack->options, &pack->plan);
+        status = read_sources(pack->options, &pack->plan, report);
     }
     CPS_TRY(cps_agree(comm, "pack: sources", status));
+    cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0); /* no pointers in it yet */
     cps_plan_share(comm, &pack->plan);
     CPS_TRY(measure_files(comm, &pack->plan));
-    status = check_missing(&pack->plan, pack->options->allow_missing, missing_out);
+    status = check_missing(&pack->plan, pack->options->allow_missing, &missing);
     CPS_TRY(cps_agree(comm, "pack: missing files", status));
-    status = plan_shards(pack, *missing_out);
+    status = plan_shards(pack, missing);
     CPS_TRY(cps_agree(comm, "pack: plan", status));
     pack->plan_hash = hash_plan(pack);
+    count_report(pack, missing, report);
     return CPS_OK;
 }
 
 cps_status cps_pack(cps_comm *comm, const cps_pack_options *options, cps_pack_report *report_out) {
     cps_packing pack = {.comm = comm, .options = options};
     cps_pack_report report = {0};
-    int64_t missing = 0;
-    cps_status status = prepare(&pack, &missing);
+    cps_status status = prepare(&pack, &report);
     if (status == CPS_OK) {
-        count_report(&pack, missing, &report);
         status = cps_pack_write(&pack, &report);
     }
     cps_plan_free(&pack.plan);

@@ -1,9 +1,10 @@
 /* Folders and tables of images become shards. A source is
  *   - a table (.csv, .tsv): a header; a column of files, one of captions, one of labels, every
- * other column a text field (kingdom ... species, common_name, ...). Several rows of one file
- * become several captions of one record. Paths are relative to the table's folder;
+ * other column a text field; those of a taxonomy are known under several names (columns.h). Several
+ * rows of one file become several captions of one record. Paths are relative to the table's folder;
  *   - a folder with name.jpg + name.txt: each line of the text is a caption;
- *   - a folder of class folders: class = name of the folder; or a plain folder of images.
+ *   - a folder of class folders: class = name of the folder, those of iNaturalist 2021 give the
+ * ranks as well; or a plain folder of images.
  * Record order is that of the sources; number, order and bytes of the shards depend on sources and
  * options alone, never on ranks. Images that do not decode stay as records with their reason.
  * Shards that a former, interrupted run of the same plan finished are kept. */
@@ -22,6 +23,7 @@ typedef struct cps_pack_options {
     const char *caption_column; /* NULL: "caption"; "": the tables have no captions */
     const char *label_column;   /* NULL: "label" if there is one; "": none */
     const char *classes_file;   /* NULL, or one class a line: their order; else sorted by bytes */
+    int32_t folders;            /* cps_plan_folders (plan.h): how class folders are named */
     bool allow_missing;         /* leave out records whose file is not there */
     int64_t shard_images;       /* records a shard; 0: 10000 */
     int64_t shard_mb; /* a shard ends before it exceeds this many MB (10^6 bytes) of source files;
@@ -40,15 +42,18 @@ typedef struct cps_pack_options {
 /* Rows over cps_pack_options (out, sources and progress aside); defaults as said above. */
 extern const cps_option cps_pack_option_rows[];
 
-enum { CPS_PACK_EXAMPLES = 10 };
+/* CPS_PACK_RULES grows when the same sources make other records; what is kept by the digest of its
+ * sources counts it in. */
+enum { CPS_PACK_EXAMPLES = 10, CPS_PACK_RULES = 2 };
 
 typedef struct cps_pack_report {
     int64_t records, train_records, val_records;
     int64_t captions;        /* texts, over all records */
     int64_t without_caption; /* records */
     int64_t classes, fields;
-    int64_t missing; /* left out */
-    int64_t bad;     /* kept with a reason */
+    int64_t inat21_folders; /* class folders that gave the ranks */
+    int64_t missing;        /* left out */
+    int64_t bad;            /* kept with a reason */
     int64_t shards_written, shards_kept;
     int64_t image_bytes;               /* in the shards */
     int64_t example_count;             /* the first bad records, in order of the shards */

@@ -119,6 +119,24 @@ cps_status cps_plan_add_record(cps_plan *plan, int64_t folder, const char *file,
     return cps_plan_add_text(plan, *record_out, CPS_PLAN_FILE, file);
 }
 
+cps_status cps_plan_add_field(cps_plan *plan, const char *name, int32_t *field_out) {
+    const int32_t known = cps_plan_field(plan, name);
+    if (known < 0) {
+        CPS_TRY(add_name(plan, &plan->fields, name));
+    }
+    *field_out = known < 0 ? (int32_t)plan->fields.count - 1 : known;
+    return CPS_OK;
+}
+
+int32_t cps_plan_field(const cps_plan *plan, const char *name) {
+    for (int64_t i = 0; i < plan->fields.count; ++i) {
+        if (strcmp(cps_plan_field_name(plan, i), name) == 0) {
+            return (int32_t)i;
+        }
+    }
+    return -1;
+}
+
 static bool is_blank(const char *text) {
     return text[strspn(text, " \t\r\n\v\f")] == '\0';
 }

@@ -44,7 +44,16 @@ cps_status cps_plan_create(cps_plan *plan_out) CPS_MUST_CHECK;
 void cps_plan_free(cps_plan *plan);
 cps_status cps_plan_add_table(cps_plan *plan, const char *path,
                               const cps_plan_columns *columns) CPS_MUST_CHECK;
-cps_status cps_plan_add_folder(cps_plan *plan, const char *path) CPS_MUST_CHECK;
+/* How the names of class folders are read. */
+typedef enum cps_plan_folders {
+    CPS_FOLDERS_AUTO,  /* as iNat21's if every class folder is named that way, else plainly */
+    CPS_FOLDERS_PLAIN, /* the name is the label */
+    CPS_FOLDERS_INAT21 /* NNNNN_Kingdom_Phylum_Class_Order_Family_Genus_species: ranks; the label
+                          is "Genus species" */
+} cps_plan_folders;
+/* *inat21_out: class folders whose names were read as iNat21's. */
+cps_status cps_plan_add_folder(cps_plan *plan, const char *path, cps_plan_folders folders,
+                               int64_t *inat21_out) CPS_MUST_CHECK;
 /* Puts the texts of each record into a run and numbers the labels: by the lines of `classes_file`,
  * else sorted. USAGE when there are no records. */
 cps_status cps_plan_finish(cps_plan *plan, const char *classes_file) CPS_MUST_CHECK;
@@ -64,6 +73,9 @@ cps_status cps_plan_add_record(cps_plan *plan, int64_t folder, const char *file,
 /* Blank text is none. In fields other than the caption an equal text is added once. */
 cps_status cps_plan_add_text(cps_plan *plan, int64_t record, int32_t field,
                              const char *text) CPS_MUST_CHECK;
+/* Number of the field `name`: -1 if there is none; made if it is new. */
+int32_t cps_plan_field(const cps_plan *plan, const char *name);
+cps_status cps_plan_add_field(cps_plan *plan, const char *name, int32_t *field_out) CPS_MUST_CHECK;
 enum { CPS_PLAN_FILE = 0, CPS_PLAN_CAPTION = 1 };
 
 #endif

@@ -3,8 +3,8 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "shards/columns.h"
 #include "shards/layout.h"
-#include "shards/table.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,17 +68,29 @@ static cps_status fail_column(const reading *from, const char *what, const char 
     return status;
 }
 
+/* Tables of organisms often come without captions: those are made of the ranks. */
+static bool has_rank(const reading *from) {
+    for (int64_t c = 0; c < cps_table_columns(from->table); ++c) {
+        const char *field = cps_column_field(cps_table_name(from->table, c));
+        if (c != from->file && c != from->label && field != NULL && cps_column_is_rank(field)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static cps_status find_columns(reading *from, const cps_plan_columns *columns) {
-    const char *file = columns->file != NULL ? columns->file : "file";
     const char *caption = columns->caption != NULL ? columns->caption : "caption";
     const char *label = columns->label != NULL ? columns->label : "label";
-    from->file = cps_table_column(from->table, file);
-    from->caption = *caption != '\0' ? cps_table_column(from->table, caption) : -1;
-    from->label = *label != '\0' ? cps_table_column(from->table, label) : -1;
+    from->file = cps_column_file(from->table, columns->file);
+    from->caption = *caption != '\0' ? cps_column_find(from->table, caption) : -1;
+    from->label = *label != '\0' ? cps_column_find(from->table, label) : -1;
     if (from->file < 0) {
-        return fail_column(from, "file", file, "--file-column NAME", "");
+        return fail_column(from, "file", columns->file != NULL ? columns->file : "file",
+                           "--file-column NAME", "");
     }
-    if (from->caption < 0 && *caption != '\0') {
+    const bool misspelt = columns->caption != NULL || cps_table_nearest(from->table, caption);
+    if (from->caption < 0 && *caption != '\0' && (misspelt || !has_rank(from))) {
         return fail_column(from, "caption", caption, "--caption-column NAME",
                            ", or say --caption-column '' when there are no captions");
     }
@@ -88,52 +100,42 @@ static cps_status find_columns(reading *from, const cps_plan_columns *columns) {
     return CPS_OK;
 }
 
-static cps_status find_field(cps_plan *plan, const char *name, int32_t *field_out) {
-    for (int64_t i = 0; i < plan->fields.count; ++i) {
-        if (strcmp(cps_plan_field_name(plan, i), name) == 0) {
-            *field_out = (int32_t)i;
-            return CPS_OK;
-        }
+/* The text field of an ordinary column. */
+static cps_status name_field(reading *from, int64_t column, const char *field) {
+    const char *name = cps_table_name(from->table, column);
+    if (strcmp(name, "file") == 0 || strcmp(name, "caption") == 0) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "%s: column '%s' cannot be an ordinary text field beside the one that was "
+                        "chosen in its place: rename it",
+                        from->path, name);
     }
-    int64_t at = 0;
-    CPS_TRY(cps_plan_intern(plan, name, &at));
-    int64_t *names = realloc(plan->fields.data, ((size_t)plan->fields.count + 1) * sizeof *names);
-    if (names == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "no memory for a text field");
+    if (!cps_shard_is_field_name(name)) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "%s: column '%s' cannot be the name of a text field (1 to 255 bytes "
+                        "without '/'): rename it",
+                        from->path, name);
     }
-    names[plan->fields.count] = at;
-    *field_out = (int32_t)plan->fields.count;
-    plan->fields.data = names;
-    plan->fields.count += 1;
-    plan->fields.room = plan->fields.count;
-    return CPS_OK;
+    return cps_plan_add_field(from->plan, field != NULL ? field : name, &from->field_of[column]);
 }
 
-/* Every column but those of file, caption and label is a text field under its own name. */
+/* Every column but those of file, caption and label is a text field: under our name if it is one
+ * of a taxonomy, else under its own. An index without a name is none. */
 static cps_status name_fields(reading *from) {
-    for (int64_t c = 0; c < cps_table_columns(from->table); ++c) {
-        const char *name = cps_table_name(from->table, c);
-        from->field_of[c] = -1;
-        if (c == from->caption) {
-            from->field_of[c] = CPS_PLAN_CAPTION;
-        } else if (c != from->file && c != from->label) {
-            if (strcmp(name, "file") == 0 || strcmp(name, "caption") == 0) {
-                return cps_fail(CPS_ERR_USAGE,
-                                "%s: column '%s' cannot be an ordinary text field beside the one "
-                                "that was chosen in its place: rename it",
-                                from->path, name);
-            }
-            if (!cps_shard_is_field_name(name)) {
-                return cps_fail(
-                    CPS_ERR_USAGE,
-                    "%s: column '%s' cannot be the name of a text field (1 to 255 bytes "
-                    "without '/'): rename it",
-                    from->path, name);
-            }
-            CPS_TRY(find_field(from->plan, name, &from->field_of[c]));
+    const int64_t taken[] = {from->file, from->caption, from->label};
+    const char **field = calloc((size_t)cps_table_columns(from->table), sizeof *field);
+    if (field == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "%s: no memory for its columns", from->path);
+    }
+    cps_status status = cps_column_fields(from->table, from->path, taken, 3, field);
+    for (int64_t c = 0; status == CPS_OK && c < cps_table_columns(from->table); ++c) {
+        from->field_of[c] = c == from->caption ? CPS_PLAN_CAPTION : -1;
+        if (c != from->file && c != from->caption && c != from->label &&
+            cps_table_name(from->table, c)[0] != '\0') {
+            status = name_field(from, c, field[c]);
         }
     }
-    return CPS_OK;
+    free(field);
+    return status;
 }
 
 /* ---- rows

@@ -132,7 +132,7 @@ static bool skip_blank_line(cursor *from) {
 static cps_status check_header(const cursor *from) {
     const cps_table *table = from->table;
     for (int64_t i = 0; i < table->columns; ++i) {
-        if (table->cells[i][0] == '\0') {
+        if (i > 0 && table->cells[i][0] == '\0') {
             return cps_fail(CPS_ERR_USAGE, "%s:%lld: column %lld of the header has no name",
                             table->path, (long long)table->lines[0], (long long)(i + 1));
         }
@@ -326,7 +326,8 @@ int64_t cps_table_line(const cps_table *table, int64_t row) {
 char *cps_table_list_columns(const cps_table *table) {
     char *list = cps_format("%s", "");
     for (int64_t i = 0; i < table->columns; ++i) {
-        char *longer = cps_format("%s%s%s", list, i > 0 ? ", " : "", table->cells[i]);
+        const char *name = table->cells[i][0] != '\0' ? table->cells[i] : "(unnamed)";
+        char *longer = cps_format("%s%s%s", list, i > 0 ? ", " : "", name);
         free(list);
         list = longer;
     }

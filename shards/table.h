@@ -1,7 +1,8 @@
 /* Comma- or tab-separated tables with a header, as RFC 4180 writes them: quoted fields, doubled
  * quotes, line breaks inside quotes, CRLF or LF; a byte order mark is skipped. The separator is the
  * tab for .tsv, else whichever of comma, tab and semicolon is most frequent in the header.
- * Everything is UTF-8 and kept in memory. Local. */
+ * The first column may be without a name, as an index is that pandas writes. Everything is UTF-8
+ * and kept in memory. Local. */
 #ifndef CPS_SHARDS_TABLE_H
 #define CPS_SHARDS_TABLE_H
 
@@ -9,7 +10,8 @@
 
 typedef struct cps_table cps_table;
 
-/* USAGE with the line number: no header, empty or repeated column name, a row with another number
+/* USAGE with the line number: no header, a repeated column name or, but for the first column, an
+ * empty one, a row with another number
  * of fields, an open quote; DATA: not UTF-8; UNAVAILABLE: no such file. */
 cps_status cps_table_read(const char *path, cps_table **table_out) CPS_MUST_CHECK;
 void cps_table_destroy(cps_table *table); /* NULL-safe */

@@ -32,13 +32,14 @@ static cps_status add_file(cps_hash *hash, const char *path) {
     return CPS_OK;
 }
 
-/* "<runs>/shards/<stem>-<digest>": table's path and text, class list, format of shards. */
+/* "<runs>/shards/<stem>-<digest>": table's path and text, class list, format of shards, rules of
+ * packing. */
 static cps_status packed_folder(const cps_run *run, const cps_shards_options *set,
                                 char **folder_out) {
-    const int format = CPS_SHARD_FORMAT;
+    const int format[2] = {CPS_SHARD_FORMAT, CPS_PACK_RULES};
     cps_hash *hash = cps_hash_create();
     cps_hash_add(hash, set->source, strlen(set->source));
-    cps_hash_add(hash, &format, sizeof format);
+    cps_hash_add(hash, format, sizeof format);
     cps_hash_add(hash, set->caption, strlen(set->caption));
     cps_status status = add_file(hash, set->source);
     status = status != CPS_OK ? status : add_file(hash, set->classes);
