@@ -197,8 +197,9 @@ ranks: $(ranks_programs) program test_plugins
 	@$(call run_items,$(ranks_items))
 fault: $(fault_programs) program test_plugins
 	@$(call run_items,$(fault_items))
-# Runners of the golden vectors: build/tests/vectors_X in double, build/float/tests/vectors_X in float.
-vectors: $(vectors_programs)
+# Runners of the golden vectors: build/tests/vectors_X in double, build/float/tests/vectors_X in float. Objectives are run
+# through the plugins of their flavour.
+vectors: $(vectors_programs) $(double_plugins) $(float_plugins)
 	@$(call run_items,$(vectors_items))
 $(BUILD)/tests/vectors_%: $(double_root)/tests/vectors_%
 	@mkdir -p $(@D)
@@ -219,7 +220,7 @@ test:
 	$(again) test-programs
 	+@$(MAKE) --no-print-directory test-run
 test-programs: program test_plugins $(unit_programs) $(golden_programs) $(lua_programs) $(grad_programs) $(double_plugins) $(double_test_plugins) \
-               $(ranks_programs) $(fault_programs) $(vectors_programs) $(parity_programs)
+               $(ranks_programs) $(fault_programs) $(vectors_programs) $(float_plugins) $(parity_programs)
 test-run:
 	@$(call run_items,$(check_items) $(grad_items) $(vectors_items) $(parity_items) $(cli_items) $(ranks_items) $(fault_items) \
 	    $(install_items) $(readme_items))

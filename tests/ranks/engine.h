@@ -148,13 +148,14 @@ static void engine_find_build(const char *program) {
     free(resolved);
 }
 
-static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
+/* `comm` stays the caller's. */
+static ENGINE_UNUSED void engine_start_on(cps_comm *comm, const char *program) {
     char folder[320];
-    ENGINE_MUST(cps_comm_start(argc, argv, &the_engine.comm));
+    the_engine.comm = comm;
     cps_log_setup(CPS_LOG_ERROR, cps_comm_rank(the_engine.comm), false);
     ENGINE_MUST(cps_pool_start(2));
     cps_gemm_start();
-    engine_find_build((*argv)[0]);
+    engine_find_build(program);
     snprintf(the_engine.folder, sizeof the_engine.folder, "/tmp/copse-engine-XXXXXX");
     if (cps_comm_rank(the_engine.comm) == 0) {
         if (mkdtemp(the_engine.folder) == NULL) {
@@ -165,6 +166,12 @@ static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
     cps_comm_broadcast(the_engine.comm, "folder", the_engine.folder, sizeof the_engine.folder, 0);
     snprintf(folder, sizeof folder, "%.300s/plugins", the_engine.build);
     ENGINE_MUST(cps_plugins_create(folder, cps_host_table(), &the_engine.plugins));
+}
+
+static ENGINE_UNUSED void engine_start(int *argc, char ***argv) {
+    cps_comm *comm = NULL;
+    ENGINE_MUST(cps_comm_start(argc, argv, &comm));
+    engine_start_on(comm, (*argv)[0]);
 }
 
 typedef struct engine_test {
@@ -188,9 +195,8 @@ static ENGINE_UNUSED void engine_run_tests(const engine_test *tests, size_t coun
     }
 }
 
-/* Exit status of the program. */
-static ENGINE_UNUSED int engine_end(void) {
-    const bool failed = cps_agree_any(the_engine.comm, "end", the_engine.failures > 0);
+/* All but the ranks themselves. */
+static ENGINE_UNUSED void engine_end_data(void) {
     if (cps_comm_rank(the_engine.comm) == 0) {
         char command[320];
         snprintf(command, sizeof command, "rm -rf '%s'", the_engine.folder);
@@ -200,6 +206,12 @@ static ENGINE_UNUSED int engine_end(void) {
     }
     cps_plugins_destroy(the_engine.plugins);
     cps_pool_stop();
+}
+
+/* Exit status of the program. */
+static ENGINE_UNUSED int engine_end(void) {
+    const bool failed = cps_agree_any(the_engine.comm, "end", the_engine.failures > 0);
+    engine_end_data();
     cps_comm_end(the_engine.comm);
     return failed ? 1 : 0;
 }
@@ -310,9 +322,9 @@ static ENGINE_UNUSED void engine_close(trial *t) {
     *t = (trial){0};
 }
 
-/* Up to the parameters' first values. */
-static ENGINE_UNUSED cps_status engine_open(const engine_job *job, trial *t) {
-    *t = (trial){.text = engine_job_text(job), .calls = {.stage = engine_stage}};
+/* A job as text, malloc'ed (the trial frees it), up to the parameters' first values. */
+static ENGINE_UNUSED cps_status engine_open_text(char *text, trial *t) {
+    *t = (trial){.text = text, .calls = {.stage = engine_stage}};
     t->calls.context = t;
     ENGINE_MUST(cps_json_parse(t->text, strlen(t->text), "test job", &t->job));
     snprintf(t->runs, sizeof t->runs, "%s/runs", the_engine.folder);
@@ -324,6 +336,10 @@ static ENGINE_UNUSED cps_status engine_open(const engine_job *job, trial *t) {
     t->loop = calloc(1, sizeof *t->loop);
     t->loop->run = t->run;
     return CPS_OK;
+}
+
+static ENGINE_UNUSED cps_status engine_open(const engine_job *job, trial *t) {
+    return engine_open_text(engine_job_text(job), t);
 }
 
 /* Features of frozen views. */

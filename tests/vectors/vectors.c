@@ -1,5 +1,7 @@
 #include "vectors.h"
 
+#include "base/file.h"
+#include "base/hash.h"
 #include "base/status.h"
 
 #include <math.h>
@@ -9,7 +11,8 @@
 #include <string.h>
 
 static const size_t max_dataset_bytes = (size_t)1 << 30;
-static const double default_floor = 1e-6;
+static double floor_now = 1e-6;
+enum { DEEPEST_GROUP = 12 };
 
 static struct {
     int64_t passed, failed, skipped;
@@ -46,7 +49,21 @@ void vectors_mute(void) {
     tally.muted = true;
 }
 
+enum { MOST_ENDS = 8 };
+static void (*ends[MOST_ENDS])(void);
+static int end_count;
+
+void vectors_at_finish(void (*end)(void)) {
+    if (end_count == MOST_ENDS) {
+        vectors_unusable("more than %d calls of vectors_at_finish", MOST_ENDS);
+    }
+    ends[end_count++] = end;
+}
+
 int vectors_finish(void) {
+    while (end_count > 0) {
+        ends[--end_count]();
+    }
     if (!tally.muted) {
         printf("%lld passed, %lld failed, %lld skipped\n", (long long)tally.passed,
                (long long)tally.failed, (long long)tally.skipped);
@@ -56,6 +73,10 @@ int vectors_finish(void) {
         return VECTORS_FAILED;
     }
     return tally.passed > 0 ? VECTORS_OK : VECTORS_UNUSABLE;
+}
+
+void vectors_set_floor(double floor) {
+    floor_now = floor;
 }
 
 double vectors_tolerance(double in_double, double in_float) {
@@ -71,6 +92,15 @@ void vectors_judge(const char *name, double error, double tolerance) {
     }
     if (!tally.muted) {
         printf("%s\t%.3g\t%.3g\t%s\n", name, error, tolerance, ok ? "ok" : "FAIL");
+    }
+}
+
+void vectors_take_line(const char *line, bool ok, bool skip) {
+    tally.passed += ok;
+    tally.skipped += skip;
+    tally.failed += !ok && !skip;
+    if (!tally.muted) {
+        puts(line);
     }
 }
 
@@ -133,12 +163,12 @@ double vectors_error_real(const cps_real *got, const double *want, int64_t count
 
 void vectors_compare(const char *name, const double *got, const double *want, int64_t count,
                      double tolerance) {
-    vectors_judge(name, vectors_error(got, want, count, default_floor), tolerance);
+    vectors_judge(name, vectors_error(got, want, count, floor_now), tolerance);
 }
 
 void vectors_compare_real(const char *name, const cps_real *got, const double *want, int64_t count,
                           double tolerance) {
-    vectors_judge(name, vectors_error_real(got, want, count, default_floor), tolerance);
+    vectors_judge(name, vectors_error_real(got, want, count, floor_now), tolerance);
 }
 
 void vectors_compare_i64(const char *name, const int64_t *got, const int64_t *want, int64_t count) {
@@ -155,8 +185,79 @@ void vectors_compare_text(const char *name, const char *got, const char *want) {
     vectors_judge(name, strcmp(got, want) == 0 ? 0.0 : 1.0, 0.0);
 }
 
+/* ---- what of the file has been named ---- */
+
+static struct {
+    uint64_t *hashes;
+    int64_t count, capacity;
+} known;
+
+void vectors_know(const char *name) {
+    if (known.count == known.capacity) {
+        known.capacity = known.capacity == 0 ? 1024 : 2 * known.capacity;
+        known.hashes = realloc(known.hashes, (size_t)known.capacity * sizeof *known.hashes);
+        if (known.hashes == NULL) {
+            vectors_unusable("out of memory for %lld names", (long long)known.capacity);
+        }
+    }
+    known.hashes[known.count++] = cps_hash64(name, strlen(name));
+}
+
+static bool is_known(const char *name) {
+    const uint64_t hash = cps_hash64(name, strlen(name));
+    for (int64_t i = 0; i < known.count; i++) {
+        if (known.hashes[i] == hash) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Walks the datasets below `group`; says skip of the unknown ones where `tell`. True: one of them
+ * is known. */
+static bool walk(cps_h5 *file, const char *group, int depth, bool tell) {
+    char **names = NULL;
+    int64_t count = 0;
+    bool any = false;
+    if (depth > DEEPEST_GROUP || cps_h5_list(file, group, &names, &count) != CPS_OK) {
+        vectors_unusable("'%s' cannot be listed, or groups lie more than %d deep in each other",
+                         group, DEEPEST_GROUP);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        char *name = strcmp(group, "/") == 0 ? cps_format("%s", names[i])
+                                             : cps_format("%s/%s", group, names[i]);
+        cps_h5_info info;
+        const bool fine = cps_h5_inspect(file, name, &info) == CPS_OK;
+        if (fine && info.kind == CPS_H5_GROUP && !is_known(name)) {
+            const bool inside = walk(file, name, depth + 1, false);
+            any = any || inside;
+            if (tell && inside) {
+                walk(file, name, depth + 1, true);
+            } else if (tell) {
+                vectors_skip(name, "this runner knows no such group");
+            }
+        } else if (is_known(name)) {
+            any = true;
+        } else if (tell) {
+            vectors_skip(name, "this runner knows no such dataset");
+        }
+        free(name);
+    }
+    cps_strings_destroy(names, count);
+    return any;
+}
+
+void vectors_skip_unknown(cps_h5 *file, const char *group) {
+    if (!is_known(group)) {
+        walk(file, group[0] == '\0' ? "/" : group, 0, true);
+    }
+}
+
+/* ---- datasets ---- */
+
 static void *read_all(cps_h5 *file, const char *name, cps_h5_type type, int64_t *count_out) {
     void *values = NULL;
+    vectors_know(name);
     if (cps_h5_read_alloc(file, name, type, max_dataset_bytes, &values, count_out) != CPS_OK) {
         return NULL;
     }

@@ -32,9 +32,15 @@ _Noreturn void vectors_unusable(const char *format, ...) CPS_PRINTF(1, 2);
 void vectors_mute(void);
 /* The closing line; returns the exit code. Call once. */
 int vectors_finish(void);
+/* `end` is called by vectors_finish, last given first. */
+void vectors_at_finish(void (*end)(void));
+/* A case line of another process of this runner: shown as it is, counted. */
+void vectors_take_line(const char *line, bool ok, bool skip);
 
 /* The tolerance of this build: the first for double, the second for float. */
 double vectors_tolerance(double in_double, double in_float);
+/* From here on errors are divided by this at least, in place of 1e-6 (s-clip: 1). */
+void vectors_set_floor(double floor);
 
 /* One case from a number that the caller computed. A NaN error fails. */
 void vectors_judge(const char *name, double error, double tolerance);
@@ -60,6 +66,13 @@ void vectors_expect(cps_h5 *file, const char *name, const double *got, int64_t c
 void vectors_expect_real(cps_h5 *file, const char *name, const cps_real *got, int64_t count,
                          double tolerance);
 void vectors_expect_i64(cps_h5 *file, const char *name, const int64_t *got, int64_t count);
+
+/* Objects below `group` ("" or "/": of the file) that no call above or below has named become
+ * skips: one for a group of which nothing was named, else one for each dataset. Call when all is
+ * done. */
+void vectors_skip_unknown(cps_h5 *file, const char *group);
+/* Says that `name` was looked at, where it was not read or expected by a call of this header. */
+void vectors_know(const char *name);
 
 /* Whole datasets, malloc'ed; NULL (the failure is on record) when absent, of another type or above
  * 1 GiB. */
