@@ -256,3 +256,21 @@ uint32_t cps_mt19937_next(cps_mt19937 *mt) {
     word ^= (word << 15) & 0xefc60000u;
     return word ^ (word >> 18);
 }
+
+void cps_mt19937_seed_integer(cps_mt19937 *mt, uint64_t seed) {
+    const uint32_t words[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    cps_mt19937_seed_array(mt, words, words[1] != 0 ? 2 : 1);
+}
+
+uint32_t cps_mt19937_below(cps_mt19937 *mt, uint32_t n) {
+    CPS_BUG_IF(n == 0);
+    int32_t bits = 1;
+    while (bits < 32 && (n >> bits) != 0) {
+        bits++;
+    }
+    uint32_t drawn;
+    do {
+        drawn = cps_mt19937_next(mt) >> (32 - bits);
+    } while (drawn >= n);
+    return drawn;
+}

@@ -35,6 +35,11 @@ typedef struct cps_mt19937 {
 void cps_mt19937_seed(cps_mt19937 *mt, uint32_t seed); /* classic single integer */
 void cps_mt19937_seed_array(cps_mt19937 *mt, const uint32_t *words,
                             int64_t word_count); /* init_by_array */
+/* As Python's random.seed(n) for n >= 0: the array of its 32-bit words, lowest first. */
+void cps_mt19937_seed_integer(cps_mt19937 *mt, uint64_t seed);
 uint32_t cps_mt19937_next(cps_mt19937 *mt);
+/* Integer in [0, n), n >= 1, as Python's random draws it (choice, shuffle): the top bits of an
+ * output, as many as n has, again while they are n or more. */
+uint32_t cps_mt19937_below(cps_mt19937 *mt, uint32_t n);
 
 #endif

@@ -87,6 +87,10 @@ bool cps_utf8_is_number(int32_t code_point) {
     return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO;
 }
 
+bool cps_utf8_is_digit(int32_t code_point) {
+    return utf8proc_category(code_point) == UTF8PROC_CATEGORY_ND;
+}
+
 bool cps_utf8_is_space(int32_t code_point) {
     static const range spaces[] = {
         {0x09, 0x0d},     {0x1c, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680},
@@ -218,10 +222,13 @@ static int compare_special(const void *key, const void *row) {
     return (wanted > here) - (wanted < here);
 }
 
+static const special_upper *find_special(int32_t code_point) {
+    return bsearch(&code_point, special_uppers, sizeof special_uppers / sizeof special_uppers[0],
+                   sizeof special_uppers[0], compare_special);
+}
+
 static size_t put_upper(int32_t code_point, char *out) {
-    const special_upper *special =
-        bsearch(&code_point, special_uppers, sizeof special_uppers / sizeof special_uppers[0],
-                sizeof special_uppers[0], compare_special);
+    const special_upper *special = find_special(code_point);
     if (special == NULL) {
         return cps_utf8_put(utf8proc_toupper(code_point), out);
     }
@@ -286,6 +293,51 @@ char *cps_utf8_upper(const char *text) {
     if (out != NULL) {
         out[used] = '\0';
     }
+    return out;
+}
+
+/* Title case of one code point. Where it is several, they are those of its upper case with all but
+ * the first made small, iota as a mark below; an apostrophe in front makes nothing small. */
+static size_t put_title(int32_t code_point, char *out) {
+    enum { CAPITAL_IOTA = 0x399, IOTA_BELOW = 0x345, SHARP_S = 0xdf };
+    const special_upper *special = find_special(code_point);
+    const int32_t single = code_point == SHARP_S ? SHARP_S : utf8proc_totitle(code_point);
+    if (special == NULL || single != code_point ||
+        utf8proc_category(code_point) == UTF8PROC_CATEGORY_LT) {
+        return cps_utf8_put(single, out);
+    }
+    size_t used = cps_utf8_put(special->upper[0], out);
+    for (int i = 1; i < 3 && special->upper[i] != 0; i++) {
+        int32_t next = special->upper[i];
+        if (next == CAPITAL_IOTA) {
+            next = IOTA_BELOW;
+        } else if (is_cased(special->upper[0])) {
+            next = utf8proc_tolower(next);
+        }
+        used += cps_utf8_put(next, out + used);
+    }
+    return used;
+}
+
+char *cps_utf8_capitalize(const char *text) {
+    char *lower = cps_utf8_lower(text);
+    const size_t length = strlen(text);
+    if (lower == NULL || length == 0) {
+        return lower;
+    }
+    size_t first = 0; /* bytes of the first code point; a sigma there is no final one */
+    const int32_t code_point = cps_utf8_next(text, length, &first);
+    char title[12];
+    const size_t title_bytes = put_title(code_point, title);
+    const size_t rest_at =
+        code_point == 0x130 ? 3 : cps_utf8_put(utf8proc_tolower(code_point), (char[4]){0});
+    const size_t rest = strlen(lower + rest_at) + 1;
+    char *out = malloc(title_bytes + rest);
+    if (out != NULL) {
+        memcpy(out, title, title_bytes);
+        memcpy(out + title_bytes, lower + rest_at, rest);
+    }
+    free(lower);
     return out;
 }
 

@@ -14,8 +14,12 @@ size_t cps_utf8_put(int32_t code_point, char out[4]);
  * special casing). free() the result. NULL only when out of memory. */
 char *cps_utf8_lower(const char *text);
 char *cps_utf8_upper(const char *text);
+/* As Python's str.capitalize: the first code point in title case, the rest in lower case. Likewise.
+ */
+char *cps_utf8_capitalize(const char *text);
 bool cps_utf8_is_letter(int32_t code_point); /* \p{L} */
 bool cps_utf8_is_number(int32_t code_point); /* \p{N} */
+bool cps_utf8_is_digit(int32_t code_point);  /* \d: \p{Nd} */
 bool cps_utf8_is_space(int32_t code_point);  /* as Python's str.isspace */
 bool cps_utf8_is_word(
     int32_t code_point); /* \w of a Unicode regular expression: letter, number, underscore */

@@ -46,6 +46,26 @@ static void mt19937_known_answers(void **state) {
     assert_int_equal(cps_mt19937_next(&mt), 477289528u);
 }
 
+/* CPython 3.11: random.seed(n); [random.randrange(k) for k in (...)]. */
+static void mt19937_draws_as_python(void **state) {
+    (void)state;
+    static const uint32_t below[] = {5, 1, 2, 8, 10, 1000, 65536, 0x80000000u, 0xffffffffu};
+    static const uint64_t seeds[] = {0, 17, 0x100000000u, 0x123456789abcdefu};
+    static const uint32_t wanted[][9] = {
+        {3u, 0u, 0u, 4u, 8u, 497u, 53075u, 1302718217u, 4156669319u},
+        {4u, 0u, 1u, 5u, 4u, 178u, 36474u, 473142372u, 3940602561u},
+        {0u, 0u, 1u, 0u, 0u, 626u, 43451u, 1940533316u, 60122280u},
+        {2u, 0u, 1u, 3u, 5u, 758u, 24188u, 451686601u, 2825010503u},
+    };
+    for (size_t i = 0; i < 4; i++) {
+        cps_mt19937 mt;
+        cps_mt19937_seed_integer(&mt, seeds[i]);
+        for (size_t j = 0; j < 9; j++) {
+            assert_int_equal(cps_mt19937_below(&mt, below[j]), wanted[i][j]);
+        }
+    }
+}
+
 /* Every field of the key, and the index, changes the draw. */
 static void draws_depend_on_the_whole_key(void **state) {
     (void)state;
@@ -203,6 +223,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(mt19937_known_answers),
+        cmocka_unit_test(mt19937_draws_as_python),
         cmocka_unit_test(draws_depend_on_the_whole_key),
         cmocka_unit_test(draws_have_the_right_moments),
         cmocka_unit_test(fills_do_not_depend_on_length_or_threads),

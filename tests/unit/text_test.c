@@ -166,10 +166,29 @@ static void globs(void **state) {
     assert_false(cps_glob_match("resblocks.[0-3].*", "resblocks.4.x"));
 }
 
+/* Right-hand sides: Python 3.11's str.capitalize(). */
+static void capitalised(void **state) {
+    (void)state;
+    check(cps_utf8_capitalize(""), "");
+    check(cps_utf8_capitalize("quercus ROBUR L."), "Quercus robur l.");
+    check(cps_utf8_capitalize(" quercus"), " quercus");
+    check(cps_utf8_capitalize("\xc3\xa9pomis"), "\xc3\x89pomis");
+    check(cps_utf8_capitalize("\xc3\x9f\x41"), "Ssa");                  /* sharp s */
+    check(cps_utf8_capitalize("\xc4\xb0X"), "\xc4\xb0x");               /* dotted capital I */
+    check(cps_utf8_capitalize("\xce\xa3\xce\xa3"), "\xce\xa3\xcf\x82"); /* two sigmas */
+    check(cps_utf8_capitalize("\xc7\x86X"), "\xc7\x85x");               /* dz with caron */
+    check(cps_utf8_capitalize("\xef\xac\x83X"), "Ffix");                /* ffi */
+    check(cps_utf8_capitalize("\xc5\x89X"), "\xca\xbcNx");              /* n after apostrophe */
+    check(cps_utf8_capitalize("\xe1\xbe\xb7X"), "\xce\x91\xcd\x82\xcd\x85x"); /* iota below */
+    check(cps_utf8_capitalize("\xe1\xbe\x80X"), "\xe1\xbe\x88x");
+    check(cps_utf8_capitalize("\xff"), "\xef\xbf\xbd");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_and_encodes),
         cmocka_unit_test(malformed_bytes_become_fffd_one_by_one),
+        cmocka_unit_test(capitalised),
         cmocka_unit_test(lower_case),
         cmocka_unit_test(final_sigma),
         cmocka_unit_test(upper_case),
