@@ -1,13 +1,16 @@
 /* Names of organisms as BioCLIP writes them (Stevens et al. 2024, arXiv:2311.18803): cleaning of a
- * record's ranks, training captions, evaluation strings. Local; safe on any thread once
- * cps_taxon_start has run. Results are malloc'ed. UNAVAILABLE: out of memory. */
+ * record's ranks, training captions, evaluation strings, classes by taxonomy. The letters are those
+ * that the published Python makes, Unicode included. Local; safe on any thread; no state. Texts are
+ * UTF-8 (a malformed byte counts as U+FFFD); results are malloc'ed: free(). UNAVAILABLE: out of
+ * memory. */
 #ifndef CPS_SHARDS_TAXON_H
 #define CPS_SHARDS_TAXON_H
 
 #include "base/status.h"
 
-enum { CPS_TAXON_RANKS = 7 };
-/* "kingdom", "phylum", "class", "order", "family", "genus", "species", NULL. */
+enum { CPS_TAXON_RANKS = 7, CPS_TAXON_GENUS = 5, CPS_TAXON_SPECIES = 6 };
+/* "kingdom", "phylum", "class", "order", "family", "genus", "species", NULL: also the names of the
+ * text fields in shards. */
 extern const char *const cps_taxon_rank_names[];
 /* -1: no rank of that name ("cls" is "class"). */
 int32_t cps_taxon_rank(const char *name);
@@ -27,6 +30,14 @@ typedef struct cps_taxon {
     const char *common; /* as given, "" where none */
 } cps_taxon;
 cps_status cps_taxon_clean(const cps_taxon_fields *fields, cps_taxon **taxon_out) CPS_MUST_CHECK;
+/* Bit k: rank k is known. */
+uint32_t cps_taxon_known(const cps_taxon *taxon);
+
+/* Two rules of the cleaning by themselves. Paired tags give way to what they enclose, until none is
+ * left (texts above 10,000 bytes: while passes over the text add up to less than 64 MiB). A name
+ * in lower case without tags, cut before brackets, subspecies, authorities, years and initials. */
+cps_status cps_taxon_strip_html(const char *text, char **text_out) CPS_MUST_CHECK;
+cps_status cps_taxon_clean_name(const char *name, char **name_out) CPS_MUST_CHECK;
 
 /* A rank as captions show it: first letter upper-case and the rest lower-case, the epithet all
  * lower-case. */
@@ -38,17 +49,17 @@ cps_status cps_taxon_rank_text(const cps_taxon *taxon, int32_t rank,
 cps_status cps_taxon_path(const cps_taxon *taxon, int32_t rank, char **text_out) CPS_MUST_CHECK;
 
 /* Training texts. Types: "sci", "com", "taxon", "sci_com", "taxon_com", "taxonTag",
- * "taxonTag_com" (sentences), "scientific_name", "taxonomic_name", "common_name" (bare). clean:
- * where genus and species are unknown the most specific known rank stands in for the scientific
- * name, and "with common name ..." is left out where there is none; else exactly as published.
- * USAGE: unknown type, with the types there are. */
+ * "taxonTag_com" (sentences), "scientific_name", "taxonomic_name", "common_name" (bare); upper and
+ * lower case of a type's name mean the same. clean: where genus and species are unknown the most
+ * specific known rank stands in for the scientific name, and "with common name ..." is left out
+ * where there is none; else exactly as published. USAGE: unknown type, with the types there are. */
 extern const char *const cps_taxon_types[]; /* the ten, then NULL */
 cps_status cps_taxon_caption(const cps_taxon *taxon, const char *type, bool clean,
                              char **text_out) CPS_MUST_CHECK;
 
 /* Evaluation strings, made of the fields as they stand: types "asis", "sci", "taxon", "com",
- * "sci_com", "taxon_com", without template. *text_out NULL: this record has no text of that type.
- * USAGE: unknown type. */
+ * "sci_com", "taxon_com", without template. *text_out NULL: this record has no text of that type
+ * ("com" of a record without common name is "", as published). USAGE: unknown type. */
 extern const char *const cps_taxon_evaluation_types[]; /* the six, then NULL */
 cps_status cps_taxon_evaluation_text(const cps_taxon_fields *fields, const char *type,
                                      char **text_out) CPS_MUST_CHECK;
