@@ -189,23 +189,26 @@ static cps_status open_set(shard_set *set, const char *stream, const cps_set_spe
 
 /* ---- which records a set keeps ------------------------------------------------------------ */
 
-/* The published split: a shuffle of 0..n-1 by MT19937, whose first `count` are kept. */
-static bool draw_published(uint64_t seed, int64_t n, int64_t count, uint8_t *keep) {
+void cps_stream_published_order(uint32_t seed, int64_t n, uint32_t *order_out) {
+    for (int64_t i = 0; i < n; i++) {
+        order_out[i] = (uint32_t)i;
+    }
+    cps_mt19937 generator;
+    cps_mt19937_seed(&generator, seed);
+    for (int64_t i = 0; i + 1 < n; i++) {
+        const int64_t other = i + (int64_t)(cps_mt19937_next(&generator) % (uint32_t)(n - i));
+        const uint32_t swapped = order_out[i];
+        order_out[i] = order_out[other];
+        order_out[other] = swapped;
+    }
+}
+
+static bool draw_published(uint32_t seed, int64_t n, int64_t count, uint8_t *keep) {
     uint32_t *order = malloc((size_t)n * sizeof *order);
     if (order == NULL) {
         return false;
     }
-    for (int64_t i = 0; i < n; i++) {
-        order[i] = (uint32_t)i;
-    }
-    cps_mt19937 generator;
-    cps_mt19937_seed(&generator, (uint32_t)seed);
-    for (int64_t i = 0; i + 1 < n; i++) {
-        const int64_t other = i + (int64_t)(cps_mt19937_next(&generator) % (uint32_t)(n - i));
-        const uint32_t swapped = order[i];
-        order[i] = order[other];
-        order[other] = swapped;
-    }
+    cps_stream_published_order(seed, n, order);
     for (int64_t i = 0; i < count; i++) {
         keep[order[i]] = 1;
     }
@@ -250,7 +253,8 @@ static cps_status draw_subset(const char *stream, const cps_set_spec *spec, int6
                             "stream '%s': seed %llu of the published draw does not fit in 32 bits",
                             stream, (unsigned long long)spec->subset_seed);
         }
-        return draw_published(spec->subset_seed, n, count, keep) ? CPS_OK : no_memory(stream);
+        return draw_published((uint32_t)spec->subset_seed, n, count, keep) ? CPS_OK
+                                                                           : no_memory(stream);
     }
     for (int64_t i = 0; i < count; i++) {
         keep[cps_permute(spec->subset_seed, cps_name_key("subset"), 0, (uint64_t)n, (uint64_t)i)] =

@@ -88,6 +88,9 @@ int64_t cps_stream_bad_records(const cps_stream *stream);
 /* Bytes of the largest encoded image in the shards of the stream: a replacement may be any of them.
  */
 int64_t cps_stream_largest_image(const cps_stream *stream);
+/* The published split: a shuffle of 0..n-1 by MT19937, whose first floor(n * fraction) records are
+ * kept. n < 2^31. */
+void cps_stream_published_order(uint32_t seed, int64_t n, uint32_t *order_out);
 /* Digest of content, selection and mixture: equal digests, same records at the same positions for
  * one seed. */
 uint64_t cps_stream_digest(const cps_stream *stream);

@@ -9,58 +9,18 @@
 #include "base/file.h"
 #include "objective.h"
 #include "ranks.h"
-
-static double tolerance(void) {
-    return vectors_tolerance(1e-9, 1e-4);
-}
-
-/* ---- inputs ---- */
-
-/* A dataset [rows, width] of the file. */
-typedef struct matrix {
-    int64_t rows, width;
-    double *values;
-} matrix;
-
-static matrix read_matrix(cps_h5 *file, const char *group, const char *name) {
-    char *path = cps_format("%s/%s", group, name);
-    cps_h5_info info;
-    matrix m = {0};
-    int64_t count = 0;
-    if (cps_h5_inspect(file, path, &info) != CPS_OK || info.kind != CPS_H5_DATASET ||
-        info.rank != 2 || info.shape[0] < 1 || info.shape[1] < 1 ||
-        (m.values = vectors_read(file, path, &count)) == NULL) {
-        vectors_unusable("'%s' is no matrix of numbers with a row and a column at least", path);
-    }
-    m.rows = info.shape[0];
-    m.width = info.shape[1];
-    free(path);
-    return m;
-}
-
-static double read_number(cps_h5 *file, const char *group, const char *name) {
-    char *path = cps_format("%s/%s", group, name);
-    int64_t count = 0;
-    double *value = vectors_read(file, path, &count);
-    if (value == NULL || count != 1) {
-        vectors_unusable("'%s' is no number", path);
-    }
-    const double number = *value;
-    free(value);
-    free(path);
-    return number;
-}
+#include "sclip.h"
 
 /* Inputs of a loss case. */
 typedef struct loss_case {
     cps_h5 *file;
     char *group; /* "loss/tiny" */
-    matrix image, text, query, keyword, mask;
+    sclip_matrix image, text, query, keyword, mask;
     double scale, log_scale;
     double *d_image, *d_text, *d_query, *d_keyword, d_log_scale;
 } loss_case;
 
-static double *zeros(const matrix *like) {
+static double *zeros(const sclip_matrix *like) {
     double *values = calloc((size_t)(like->rows * like->width), sizeof *values);
     if (values == NULL) {
         vectors_unusable("out of memory for %lld values", (long long)(like->rows * like->width));
@@ -68,16 +28,16 @@ static double *zeros(const matrix *like) {
     return values;
 }
 
-static loss_case read_case(cps_h5 *file, const char *name) {
-    loss_case c = {.file = file, .group = cps_format("loss/%s", name)};
+static loss_case read_case(cps_h5 *file, const char *group) {
+    loss_case c = {.file = file, .group = cps_format("%s", group)};
     char *in = cps_format("%s/in", c.group);
-    c.image = read_matrix(file, in, "image");
-    c.text = read_matrix(file, in, "text");
-    c.query = read_matrix(file, in, "query");
-    c.keyword = read_matrix(file, in, "keyword");
-    c.mask = read_matrix(file, in, "keyword_mask");
-    c.scale = read_number(file, in, "logit_scale");
-    c.log_scale = read_number(file, in, "log_scale");
+    c.image = sclip_read_matrix(file, in, "image");
+    c.text = sclip_read_matrix(file, in, "text");
+    c.query = sclip_read_matrix(file, in, "query");
+    c.keyword = sclip_read_matrix(file, in, "keyword");
+    c.mask = sclip_read_matrix(file, in, "keyword_mask");
+    c.scale = sclip_read_number(file, in, "logit_scale");
+    c.log_scale = sclip_read_number(file, in, "log_scale");
     const int64_t width = c.image.width;
     if (c.text.width != width || c.query.width != width || c.keyword.width != width ||
         c.text.rows != c.image.rows || c.mask.rows != c.image.rows ||
@@ -107,19 +67,9 @@ static void end_case(loss_case *c) {
 
 /* ---- outputs ---- */
 
-/* Compares what the file has of "<group>/<name>". */
-static void expect(cps_h5 *file, const char *group, const char *name, const double *got,
-                   int64_t count) {
-    char *path = cps_format("%s/%s", group, name);
-    if (cps_h5_has(file, path)) {
-        vectors_expect(file, path, got, count, tolerance());
-    }
-    free(path);
-}
-
 static void expect_matrix(cps_h5 *file, const char *group, const char *name, const double *got,
-                          const matrix *like) {
-    expect(file, group, name, got, like->rows * like->width);
+                          const sclip_matrix *like) {
+    sclip_expect(file, group, name, got, like->rows * like->width);
 }
 
 /* All that the file has of gradients in `group`. d/ds = (d/dt)/s, as s = exp t. */
@@ -129,8 +79,8 @@ static void expect_gradients(const loss_case *c, const char *group) {
     expect_matrix(c->file, group, "d_text", c->d_text, &c->text);
     expect_matrix(c->file, group, "d_query", c->d_query, &c->query);
     expect_matrix(c->file, group, "d_keyword", c->d_keyword, &c->keyword);
-    expect(c->file, group, "d_log_scale", &c->d_log_scale, 1);
-    expect(c->file, group, "d_logit_scale", &d_scale, 1);
+    sclip_expect(c->file, group, "d_log_scale", &c->d_log_scale, 1);
+    sclip_expect(c->file, group, "d_logit_scale", &d_scale, 1);
 }
 
 /* ---- losses ---- */
@@ -160,9 +110,9 @@ static void check_base(loss_case *c) {
     if (cps_h5_has(c->file, group)) {
         objective_result result;
         if (run_objective(c, "clip", "{}", &result) != CPS_OK) {
-            vectors_broken(group, tolerance(), "%s", cps_fail_message());
+            vectors_broken(group, sclip_tolerance(), "%s", cps_fail_message());
         } else {
-            expect(c->file, group, "loss", &result.loss, 1);
+            sclip_expect(c->file, group, "loss", &result.loss, 1);
             expect_gradients(c, group);
         }
     }
@@ -173,32 +123,24 @@ static void check_base(loss_case *c) {
 static void check_scales(const loss_case *c) {
     char *in = cps_format("%s/in", c->group);
     const double scale = exp(c->log_scale);
-    expect(c->file, in, "logit_scale", &scale, 1);
+    sclip_expect(c->file, in, "logit_scale", &scale, 1);
     free(in);
 }
 
-static void check_losses(cps_h5 *file) {
-    char **cases = NULL;
-    int64_t count = 0;
-    if (!cps_h5_has(file, "loss")) {
-        return;
-    }
-    if (cps_h5_list(file, "loss", &cases, &count) != CPS_OK) {
-        vectors_unusable("%s", cps_fail_message());
-    }
-    for (int64_t i = 0; i < count; i++) {
-        loss_case c = read_case(file, cases[i]);
-        check_scales(&c);
-        check_base(&c);
-        end_case(&c);
-    }
-    cps_strings_destroy(cases, count);
+static void check_loss(cps_h5 *file, const char *group) {
+    loss_case c = read_case(file, group);
+    check_scales(&c);
+    check_base(&c);
+    end_case(&c);
 }
 
 int main(int argc, char **argv) {
     cps_h5 *file = vectors_open(argc, argv, 1, 1, "FILE");
     vectors_set_floor(1.0);
-    check_losses(file);
+    sclip_each(file, "loss", check_loss);
+    sclip_check_evaluation(file);
+    sclip_check_splits(file);
+    sclip_check_schedules(file);
     vectors_skip_unknown(file, "/");
     if (cps_h5_close(file) != CPS_OK) {
         vectors_unusable("%s", cps_fail_message());
