@@ -1,0 +1,94 @@
+/* The list of keywords, and which of them a caption holds. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sclip.h"
+
+bool sclip_matches(const char *caption, const char *keyword) {
+    const size_t length = strlen(keyword);
+    for (const char *at = caption; length > 0 && (at = strstr(at, keyword)) != NULL; at++) {
+        if ((at == caption || at[-1] == ' ') && (at[length] == '\0' || at[length] == ' ')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Equal keywords are kept, as in the published lists; whoever wrote the list may not know. */
+static cps_status warn_of_doubles(cps_setup *setup, const sclip *self) {
+    const char **sorted = cps_setup_alloc(setup, (size_t)self->keyword_count * sizeof *sorted);
+    if (sorted == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    memcpy(sorted, self->keywords, (size_t)self->keyword_count * sizeof *sorted);
+    qsort(sorted, (size_t)self->keyword_count, sizeof *sorted, by_text);
+    int64_t doubles = 0;
+    const char *first = NULL;
+    for (int64_t k = 1; k < self->keyword_count; k++) {
+        if (strcmp(sorted[k], sorted[k - 1]) == 0) {
+            doubles++;
+            first = first == NULL ? sorted[k] : first;
+        }
+    }
+    if (doubles > 0) {
+        char text[512];
+        snprintf(
+            text, sizeof text,
+            "sclip: %lld of %lld keywords stand in the list more than once (such as '%.100s'): "
+            "each is kept and is a negative of its twin; remove them unless that is wanted",
+            (long long)doubles, (long long)self->keyword_count, first);
+        cps_warn_once(setup, text);
+    }
+    return CPS_OK;
+}
+
+static cps_status take_classes(cps_setup *setup, sclip *self, const char *stream) {
+    cps_classes classes = {0};
+    const cps_status status = cps_setup_classes(setup, stream, "label", &classes);
+    if (status != CPS_OK) {
+        return status;
+    }
+    for (int64_t k = 0; k < classes.count; k++) {
+        if (classes.names[k][0] == '\0') {
+            return cps_error(setup, CPS_ERR_DATA,
+                             "keywords_from = \"classes\": a class of stream '%s' has an empty "
+                             "name; pack the set with names, or give keywords in a file",
+                             stream);
+        }
+    }
+    self->keyword_count = classes.count;
+    self->keywords = classes.names;
+    return CPS_OK;
+}
+
+cps_status sclip_take_keywords(cps_setup *setup, sclip *self, const char *stream) {
+    const sclip_options *options = self->options;
+    if (!options->keyword_term) {
+        return CPS_OK;
+    }
+    if (options->keywords_from == SCLIP_FROM_CLASSES) {
+        if (options->keywords.count > 0) {
+            return cps_error(setup, CPS_ERR_USAGE,
+                             "both keywords (%lld of them) and keywords_from = \"classes\" are "
+                             "given: leave one of them out",
+                             (long long)options->keywords.count);
+        }
+        const cps_status status = take_classes(setup, self, stream);
+        if (status != CPS_OK) {
+            return status;
+        }
+    } else if (options->keywords.count == 0) {
+        cps_warn_once(setup, "sclip: neither keywords nor keywords_from is given: the loss goes "
+                             "without its keyword term (keyword_term = false says so)");
+        return CPS_OK;
+    } else {
+        self->keyword_count = options->keywords.count;
+        self->keywords = options->keywords.lines;
+    }
+    return warn_of_doubles(setup, self);
+}
