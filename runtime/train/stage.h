@@ -71,6 +71,7 @@ typedef struct cps_stage_call {
     uint32_t outputs;
     int64_t size; /* image: side in pixels */
     bool evaluation;
+    int64_t moments_at; /* batch norm statistics of the call in a grain's row of sums; -1: none */
 } cps_stage_call;
 
 typedef struct cps_stage_annotation {
