@@ -113,17 +113,14 @@ local function integer(place, value, row)
   return value and math.tointeger(value)
 end
 
+-- By place, or by name: then what is not named is 0.
 local function list_of_numbers(place, value, row, named)
   local result, good = text.list(), true
   local count = named and #row.choices or #value
   for i = 1, count do
     local key = named and row.choices[i] or i
-    local element
-    if value[key] == nil then
-      check.report(place, "lacks '%s'", tostring(key))
-    else
-      element = number(check.child(place, key), value[key], row)
-    end
+    local element = 0
+    if value[key] ~= nil then element = number(check.child(place, key), value[key], row) end
     result[i], good = element, good and element ~= nil
   end
   return good and result or nil

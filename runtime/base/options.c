@@ -257,7 +257,7 @@ static cps_status read_list(const cps_json *list, place *at, double *numbers) {
     return CPS_OK;
 }
 
-/* { a = 1, b = 2 }: every name exactly once. */
+/* { a = 1, b = 2 }: what is not named is 0. */
 static cps_status read_named(const cps_json *table, place *at, double *numbers) {
     const char *const *names = at->row->choices;
     for (const cps_json *value = cps_json_first(table); value != NULL;
@@ -276,13 +276,6 @@ static cps_status read_named(const cps_json *table, place *at, double *numbers) 
         at->member = key;
         CPS_TRY(read_number(at, value, &numbers[i]));
         at->member = NULL;
-    }
-    for (int64_t i = 0; names[i] != NULL; i++) {
-        if (cps_json_get(table, names[i]) == NULL) {
-            char problem[128];
-            snprintf(problem, sizeof problem, "'%.64s' is missing", names[i]);
-            return fail_place(at, problem);
-        }
     }
     return CPS_OK;
 }

@@ -85,7 +85,8 @@ typedef enum cps_option_kind {
     CPS_OPT_CHOICE,   /* int32_t: index into `choices` */
     CPS_OPT_STRING,   /* const char *, NULL when not given and without default; owned by the parsed
                          set */
-    CPS_OPT_NUMBERS,  /* cps_numbers of fixed length, by place or by the names in `choices` */
+    CPS_OPT_NUMBERS,  /* cps_numbers of fixed length, by place or by the names in `choices` (what is
+                         not  named is 0) */
     CPS_OPT_SCHEDULE, /* cps_numbers: one double a step of the stage, tabulated at start; a lone
                          number is constant */
     CPS_OPT_LINES,    /* cps_lines: a text file, read on rank 0, lines trimmed, broadcast, hashed */

@@ -89,7 +89,7 @@ static const char whole_job[] = HEAD
     "'ssl.teacher' } },\n"
     "    copse.stage { objective = { copse.objective.clip {}, copse.objective.words { weight = "
     "0.5, keywords = 'k.txt',\n"
-    "        types = { sci = 0.3, com = 0.7 } } }, embed = 'words', epochs = 1, global_batch = 64, "
+    "        types = { com = 0.7 } } }, embed = 'words', epochs = 1, global_batch = 64, "
     "max_bad = 3,\n"
     "      optimizer = copse.sgd { lr = { 0.1, 0.2 } } },\n"
     "    copse.stage { objective = { copse.objective.load('my.so', 'mine') { logit_scale = 3 } }, "
@@ -170,6 +170,8 @@ static void test_options_of_stages(void **unused) {
     assert_int_equal(stage.max_bad, 3);
     assert_string_equal(
         cps_json_string(cps_json_path(stage.objectives[1].options, "keywords.lines.1")), "beach");
+    assert_true(cps_json_number(cps_json_path(stage.objectives[1].options, "types.0")) == 0.0);
+    assert_true(cps_json_number(cps_json_path(stage.objectives[1].options, "types.1")) == 0.7);
     assert_int_equal(cps_stage_options_parse(cps_json_at(stages, 3), "stages[4]", arena, &stage),
                      CPS_OK);
     assert_non_null(strstr(stage.objectives[0].plugin, "/my.so"));
