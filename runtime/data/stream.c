@@ -1,79 +1,16 @@
 #include "data/stream.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/numeric.h"
 #include "base/rng.h"
-
-/* ---- shards ------------------------------------------------------------------------------- */
-
-typedef struct pool_entry {
-    char *path;
-    cps_shard *shard;
-} pool_entry;
-
-struct cps_shard_pool {
-    pool_entry *entries;
-    int64_t count, capacity;
-};
-
-cps_status cps_shard_pool_create(cps_shard_pool **pool_out) {
-    *pool_out = calloc(1, sizeof **pool_out);
-    return *pool_out != NULL ? CPS_OK : cps_fail(CPS_ERR_UNAVAILABLE, "no memory to open shards");
-}
-
-void cps_shard_pool_destroy(cps_shard_pool *pool) {
-    if (pool == NULL) {
-        return;
-    }
-    for (int64_t i = 0; i < pool->count; i++) {
-        cps_shard_close(pool->entries[i].shard);
-        free(pool->entries[i].path);
-    }
-    free(pool->entries);
-    free(pool);
-}
-
-static cps_status pool_reserve(cps_shard_pool *pool) {
-    if (pool->count == pool->capacity) {
-        const int64_t capacity = pool->capacity == 0 ? 16 : 2 * pool->capacity;
-        pool_entry *entries = realloc(pool->entries, (size_t)capacity * sizeof *entries);
-        if (entries == NULL) {
-            return cps_fail(CPS_ERR_UNAVAILABLE, "no memory to open %lld shards",
-                            (long long)capacity);
-        }
-        pool->entries = entries;
-        pool->capacity = capacity;
-    }
-    return CPS_OK;
-}
-
-cps_status cps_shard_pool_open(cps_shard_pool *pool, const char *path,
-                               const cps_shard **shard_out) {
-    for (int64_t i = 0; i < pool->count; i++) {
-        if (strcmp(pool->entries[i].path, path) == 0) {
-            *shard_out = pool->entries[i].shard;
-            return CPS_OK;
-        }
-    }
-    CPS_TRY(pool_reserve(pool));
-    pool_entry entry = {.path = strdup(path)};
-    if (entry.path == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "no memory to open '%s'", path);
-    }
-    const cps_status status = cps_shard_open(path, &entry.shard);
-    if (status != CPS_OK) {
-        free(entry.path);
-        return status;
-    }
-    pool->entries[pool->count++] = entry;
-    *shard_out = entry.shard;
-    return CPS_OK;
-}
+#include "shards/taxon.h"
 
 /* ---- a set: an ordered list of records ---------------------------------------------------- */
 
@@ -85,6 +22,7 @@ typedef struct shard_set {
     int64_t size;
     int64_t left_out, bad;
     int64_t largest_image; /* bytes */
+    double given_weight;   /* 0: by size */
     double weight;
     char *caption;
 } shard_set;
@@ -95,6 +33,7 @@ struct cps_stream {
     uint32_t name_key;
     shard_set *sets;
     int64_t set_count;
+    int64_t epoch_samples;   /* as given; 0: the sum of the sizes */
     int64_t *share_before;   /* [set_count + 1]: positions of the sets in front; the last is
                                 epoch_samples */
     int64_t *records_before; /* [set_count + 1] */
@@ -302,8 +241,8 @@ static cps_status drop_held(const char *stream, const shard_set *set, const cps_
     return CPS_OK;
 }
 
-/* Drops records without a caption, counting those that were kept so far. */
-static cps_status drop_speechless(const char *stream, shard_set *set, uint8_t *keep) {
+/* Drops records without a caption. */
+static cps_status drop_speechless(const char *stream, const shard_set *set, uint8_t *keep) {
     for (int64_t s = 0; s < set->shard_count; s++) {
         const cps_shard *shard = set->shards[s];
         const int64_t field = cps_shard_field(shard, set->caption);
@@ -315,10 +254,54 @@ static cps_status drop_speechless(const char *stream, shard_set *set, uint8_t *k
         }
         for (int64_t r = 0; r < cps_shard_count(shard); r++) {
             uint8_t *kept = &keep[set->first[s] + r];
-            if (*kept && cps_shard_text_count(shard, field, r) == 0) {
-                *kept = 0;
-                set->left_out++;
+            *kept = *kept && cps_shard_text_count(shard, field, r) > 0;
+        }
+    }
+    return CPS_OK;
+}
+
+/* Letters alone, and none of the three words that stand for no name: cleaning leaves some of it. */
+static bool plainly_a_name(const char *text) {
+    const size_t letters = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    return letters > 0 && text[letters] == '\0' && strcasecmp(text, "unknown") != 0 &&
+           strcasecmp(text, "pleasehelp") != 0;
+}
+
+/* Whether cleaning would leave a rank of the record: the ranks above the species show it without
+ * cleaning nearly always. */
+static cps_status names_organism(const cps_shard *shard, const int64_t fields[CPS_TAXON_RANKS],
+                                 int64_t record, bool *names_out) {
+    cps_taxon_fields values = {0};
+    for (int32_t k = 0; k < CPS_TAXON_RANKS; k++) {
+        if (fields[k] >= 0 && cps_shard_text_count(shard, fields[k], record) > 0) {
+            values.ranks[k] = cps_shard_text(shard, fields[k], record, 0);
+            if (k + 1 < CPS_TAXON_RANKS && plainly_a_name(values.ranks[k])) {
+                *names_out = true;
+                return CPS_OK;
             }
+        }
+    }
+    cps_taxon *taxon = NULL;
+    CPS_TRY(cps_taxon_clean(&values, &taxon));
+    *names_out = taxon != NULL;
+    free(taxon);
+    return CPS_OK;
+}
+
+/* Drops records that name no organism. */
+static cps_status drop_nameless(const shard_set *set, uint8_t *keep) {
+    for (int64_t s = 0; s < set->shard_count; s++) {
+        const cps_shard *shard = set->shards[s];
+        int64_t fields[CPS_TAXON_RANKS];
+        for (int32_t k = 0; k < CPS_TAXON_RANKS; k++) {
+            fields[k] = cps_shard_field(shard, cps_taxon_rank_names[k]);
+        }
+        for (int64_t r = 0; r < cps_shard_count(shard); r++) {
+            bool names = false;
+            if (keep[set->first[s] + r]) {
+                CPS_TRY(names_organism(shard, fields, r, &names));
+            }
+            keep[set->first[s] + r] = names;
         }
     }
     return CPS_OK;
@@ -336,16 +319,10 @@ static int64_t count_kept(const uint8_t *keep, int64_t n) {
 static cps_status list_kept(const char *stream, shard_set *set, const uint8_t *keep) {
     const int64_t n = set_total(set);
     set->size = count_kept(keep, n);
-    if (set->size == 0) {
-        return cps_fail(CPS_ERR_DATA,
-                        "stream '%s': nothing is left to read of %lld records (%lld of them have "
-                        "no text in field '%s')",
-                        stream, (long long)n, (long long)set->left_out, set->caption);
-    }
     if (set->size == n) {
         return CPS_OK;
     }
-    set->picked = malloc((size_t)set->size * sizeof *set->picked);
+    set->picked = malloc((size_t)set->size * sizeof *set->picked + 1);
     if (set->picked == NULL) {
         return no_memory(stream);
     }
@@ -367,8 +344,7 @@ static void survey_images(shard_set *set, const uint8_t *keep) {
     }
 }
 
-static cps_status pick_records(shard_set *set, const char *stream, const cps_set_spec *spec,
-                               bool needs_caption) {
+static cps_status pick_records(shard_set *set, const char *stream, const cps_set_spec *spec) {
     uint8_t *keep = calloc((size_t)set_total(set), 1);
     if (keep == NULL) {
         return no_memory(stream);
@@ -377,11 +353,12 @@ static cps_status pick_records(shard_set *set, const char *stream, const cps_set
     if (status == CPS_OK && spec->rest_of != NULL) {
         status = drop_held(stream, set, spec->rest_of, keep);
     }
-    if (status == CPS_OK && needs_caption) {
-        status = drop_speechless(stream, set, keep);
-    }
     if (status == CPS_OK) {
         status = list_kept(stream, set, keep);
+    }
+    if (status == CPS_OK && set->size == 0) {
+        status = cps_fail(CPS_ERR_DATA, "stream '%s': nothing is left to read of %lld records",
+                          stream, (long long)set_total(set));
     }
     if (status == CPS_OK) {
         survey_images(set, keep);
@@ -460,25 +437,25 @@ static cps_status share_out(cps_stream *stream, int64_t positions) {
     return status;
 }
 
-static cps_status plan_epoch(cps_stream *stream, const cps_stream_spec *spec) {
-    const size_t bounds = (size_t)(spec->set_count + 1);
+static cps_status plan_epoch(cps_stream *stream) {
+    const size_t bounds = (size_t)(stream->set_count + 1);
     stream->share_before = calloc(bounds, sizeof *stream->share_before);
     stream->records_before = calloc(bounds, sizeof *stream->records_before);
     if (stream->share_before == NULL || stream->records_before == NULL) {
-        return no_memory(spec->name);
+        return no_memory(stream->name);
     }
     bool by_size = true;
-    for (int64_t j = 0; j < spec->set_count; j++) {
+    for (int64_t j = 0; j < stream->set_count; j++) {
         shard_set *set = &stream->sets[j];
-        by_size = by_size && spec->sets[j].weight == 0;
-        set->weight = by_size ? (double)set->size : spec->sets[j].weight;
+        by_size = by_size && set->given_weight == 0;
+        set->weight = by_size ? (double)set->size : set->given_weight;
         stream->records_before[j + 1] = stream->records_before[j] + set->size;
     }
-    const int64_t records = stream->records_before[spec->set_count];
-    const int64_t positions = spec->epoch_samples != 0 ? spec->epoch_samples : records;
+    const int64_t records = stream->records_before[stream->set_count];
+    const int64_t positions = stream->epoch_samples != 0 ? stream->epoch_samples : records;
     if (positions < 1 || positions >= MAX_POSITIONS) {
         return cps_fail(CPS_ERR_USAGE, "stream '%s': an epoch of %lld samples, wanted is 1 to %lld",
-                        spec->name, (long long)positions, (long long)MAX_POSITIONS - 1);
+                        stream->name, (long long)positions, (long long)MAX_POSITIONS - 1);
     }
     if (by_size && positions == records) { /* exactly, without a division */
         memcpy(stream->share_before, stream->records_before, bounds * sizeof(int64_t));
@@ -509,14 +486,39 @@ static uint64_t digest_of(const cps_stream *stream) {
     return value;
 }
 
-static cps_status fill_stream(cps_stream *stream, const cps_stream_spec *spec,
-                              cps_shard_pool *pool) {
-    for (int64_t j = 0; j < spec->set_count; j++) {
-        CPS_TRY(open_set(&stream->sets[j], spec->name, &spec->sets[j], pool));
-        CPS_TRY(pick_records(&stream->sets[j], spec->name, &spec->sets[j], spec->needs_caption));
+/* ---- creation ----------------------------------------------------------------------------- */
+
+static cps_status alloc_stream(const char *name, uint64_t seed, int64_t set_count,
+                               int64_t epoch_samples, cps_stream **stream_out) {
+    cps_stream *stream = calloc(1, sizeof *stream);
+    if (stream == NULL) {
+        return no_memory(name);
     }
-    CPS_TRY(plan_epoch(stream, spec));
+    stream->name = strdup(name);
+    stream->seed = seed;
+    stream->name_key = cps_name_key(name);
+    stream->epoch_samples = epoch_samples;
+    stream->sets = calloc((size_t)set_count, sizeof *stream->sets);
+    if (stream->name == NULL || stream->sets == NULL) {
+        cps_stream_destroy(stream);
+        return no_memory(name);
+    }
+    stream->set_count = set_count;
+    *stream_out = stream;
+    return CPS_OK;
+}
+
+/* The last steps of every creation; a stream that failed before them is destroyed. */
+static cps_status complete(cps_stream *stream, cps_status status, cps_stream **stream_out) {
+    if (status == CPS_OK) {
+        status = plan_epoch(stream);
+    }
+    if (status != CPS_OK) {
+        cps_stream_destroy(stream);
+        return status;
+    }
     stream->digest = digest_of(stream);
+    *stream_out = stream;
     return CPS_OK;
 }
 
@@ -526,24 +528,85 @@ cps_status cps_stream_create(const cps_stream_spec *spec, uint64_t seed, cps_sha
         return cps_fail(CPS_ERR_USAGE, "stream '%s' has no shard set", spec->name);
     }
     CPS_TRY(check_weights(spec));
-    cps_stream *stream = calloc(1, sizeof *stream);
-    if (stream == NULL) {
-        return no_memory(spec->name);
+    cps_stream *stream = NULL;
+    CPS_TRY(alloc_stream(spec->name, seed, spec->set_count, spec->epoch_samples, &stream));
+    cps_status status = CPS_OK;
+    for (int64_t j = 0; j < spec->set_count && status == CPS_OK; j++) {
+        stream->sets[j].given_weight = spec->sets[j].weight;
+        status = open_set(&stream->sets[j], spec->name, &spec->sets[j], pool);
+        status =
+            status != CPS_OK ? status : pick_records(&stream->sets[j], spec->name, &spec->sets[j]);
     }
-    stream->name = strdup(spec->name);
-    stream->seed = seed;
-    stream->name_key = cps_name_key(spec->name);
-    stream->sets = calloc((size_t)spec->set_count, sizeof *stream->sets);
-    stream->set_count = stream->sets != NULL ? spec->set_count : 0;
-    cps_status status = stream->name != NULL && stream->sets != NULL
-                            ? fill_stream(stream, spec, pool)
-                            : no_memory(spec->name);
-    if (status != CPS_OK) {
-        cps_stream_destroy(stream);
-        return status;
+    return complete(stream, status, stream_out);
+}
+
+/* Shards and settings of `from`, without its records. */
+static cps_status copy_set(const char *stream, const shard_set *from, shard_set *to) {
+    const size_t shards = (size_t)from->shard_count;
+    to->shards = malloc(shards * sizeof *to->shards);
+    to->first = malloc((shards + 1) * sizeof *to->first);
+    to->caption = strdup(from->caption);
+    if (to->shards == NULL || to->first == NULL || to->caption == NULL) {
+        return no_memory(stream);
     }
-    *stream_out = stream;
+    memcpy(to->shards, from->shards, shards * sizeof *to->shards);
+    memcpy(to->first, from->first, (shards + 1) * sizeof *to->first);
+    to->shard_count = from->shard_count;
+    to->given_weight = from->given_weight;
     return CPS_OK;
+}
+
+static cps_status fail_empty(const char *stream, const shard_set *from, uint32_t needs) {
+    char caption[160] = "";
+    if ((needs & CPS_RECORD_CAPTION) != 0) {
+        snprintf(caption, sizeof caption, " a text in field '%s'%s", from->caption,
+                 (needs & CPS_RECORD_TAXON) != 0 ? " and" : "");
+    }
+    return cps_fail(CPS_ERR_DATA,
+                    "stream '%s': nothing is left to read: none of %lld records (of '%s' ...) "
+                    "has%s%s",
+                    stream, (long long)from->size, cps_shard_path(from->shards[0]), caption,
+                    (needs & CPS_RECORD_TAXON) != 0
+                        ? " the name of an organism: pack a table with some of the columns "
+                          "kingdom, phylum, class, order, family, genus, species filled"
+                        : "");
+}
+
+static cps_status narrow_set(const char *stream, const shard_set *from, uint32_t needs,
+                             shard_set *to) {
+    CPS_TRY(copy_set(stream, from, to));
+    uint8_t *keep = calloc((size_t)set_total(from), 1);
+    if (keep == NULL) {
+        return no_memory(stream);
+    }
+    for (int64_t i = 0; i < from->size; i++) {
+        keep[from->picked == NULL ? (size_t)i : (size_t)from->picked[i]] = 1;
+    }
+    cps_status status = CPS_OK;
+    if ((needs & CPS_RECORD_CAPTION) != 0) {
+        status = drop_speechless(stream, to, keep);
+    }
+    if (status == CPS_OK && (needs & CPS_RECORD_TAXON) != 0) {
+        status = cps_fail_context(drop_nameless(to, keep), "stream '%s'", stream);
+    }
+    status = status != CPS_OK ? status : list_kept(stream, to, keep);
+    if (status == CPS_OK && to->size == 0) {
+        status = fail_empty(stream, from, needs);
+    }
+    to->left_out = from->size - to->size;
+    survey_images(to, keep);
+    free(keep);
+    return status;
+}
+
+cps_status cps_stream_narrow(const cps_stream *from, uint32_t needs, cps_stream **stream_out) {
+    cps_stream *stream = NULL;
+    CPS_TRY(alloc_stream(from->name, from->seed, from->set_count, from->epoch_samples, &stream));
+    cps_status status = CPS_OK;
+    for (int64_t j = 0; j < from->set_count && status == CPS_OK; j++) {
+        status = narrow_set(stream->name, &from->sets[j], needs, &stream->sets[j]);
+    }
+    return complete(stream, status, stream_out);
 }
 
 void cps_stream_destroy(cps_stream *stream) {

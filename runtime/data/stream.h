@@ -52,13 +52,22 @@ typedef struct cps_stream_spec {
     const cps_set_spec *sets;
     int64_t set_count;
     int64_t epoch_samples; /* 0: the sum of the sizes */
-    bool needs_caption;    /* read by a text view: records without a caption are left out (after the
-                              subset was drawn) */
 } cps_stream_spec;
 
-/* UNAVAILABLE: no such file; DATA: damaged shard, nothing left to read, caption field missing;
- * USAGE: a setting out of range. */
+/* UNAVAILABLE: no such file; DATA: damaged shard, nothing left to read; USAGE: a setting out of
+ * range. */
 cps_status cps_stream_create(const cps_stream_spec *spec, uint64_t seed, cps_shard_pool *pool,
+                             cps_stream **stream_out) CPS_MUST_CHECK;
+
+/* What a record must have to be read, a mask. */
+enum {
+    CPS_RECORD_CAPTION = 1, /* a text in its set's caption field */
+    CPS_RECORD_TAXON = 2    /* a rank that is left after cleaning (cps_taxon_clean) */
+};
+/* The stream of those records of `from` that have all of `needs`: same name, seed, weights and
+ * epoch_samples; `from` may go before it. DATA: a set has no such record, or a shard no caption
+ * field where captions are needed. */
+cps_status cps_stream_narrow(const cps_stream *from, uint32_t needs,
                              cps_stream **stream_out) CPS_MUST_CHECK;
 void cps_stream_destroy(cps_stream *stream); /* NULL-safe */
 
@@ -81,7 +90,7 @@ int64_t cps_stream_records(const cps_stream *stream);
 void cps_stream_stored(const cps_stream *stream, int64_t index, cps_place *place_out);
 int64_t cps_stream_set_share(const cps_stream *stream,
                              int64_t set); /* n_j: positions of an epoch */
-/* Records that a needs_caption stream left out. */
+/* Records that cps_stream_narrow left out. */
 int64_t cps_stream_left_out(const cps_stream *stream);
 /* Records that the packer could not decode, of those in the stream. */
 int64_t cps_stream_bad_records(const cps_stream *stream);

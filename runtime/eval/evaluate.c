@@ -39,11 +39,15 @@ static cps_status open_stream(const cps_evaluation_options *options, const cps_s
                             set->rest_of);
         }
     }
-    const cps_stream_spec stream = {.name = is_bank ? "bank" : "data",
-                                    .sets = &spec,
-                                    .set_count = 1,
-                                    .needs_caption = options->kind == CPS_EVAL_RETRIEVAL};
-    return cps_stream_create(&stream, 0, pool, stream_out);
+    const cps_stream_spec all = {.name = is_bank ? "bank" : "data", .sets = &spec, .set_count = 1};
+    if (options->kind != CPS_EVAL_RETRIEVAL) {
+        return cps_stream_create(&all, 0, pool, stream_out);
+    }
+    cps_stream *stream = NULL;
+    CPS_TRY(cps_stream_create(&all, 0, pool, &stream));
+    const cps_status status = cps_stream_narrow(stream, CPS_RECORD_CAPTION, stream_out);
+    cps_stream_destroy(stream);
+    return status;
 }
 
 cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cps_shard_pool *pool,

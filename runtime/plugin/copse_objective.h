@@ -52,8 +52,15 @@ typedef enum cps_view_mode {
                        stage and cached */
 } cps_view_mode;
 
-/* One tower application each step. Views equal in everything but name and outputs are computed
- * once, outputs united. */
+/* What a record must have for a view to read it; others are left out of the stream at start, for
+ * all of its views, and counted in a message. */
+typedef enum cps_needs {
+    CPS_NEEDS_DEFAULT, /* a text view: a caption; an image view: nothing */
+    CPS_NEEDS_TAXON /* the name of an organism: texts of cps_taxon_text, classes "taxonomy:..." */
+} cps_needs;
+
+/* One tower application each step. Views equal in everything but name, needs and outputs are
+ * computed once, outputs united. */
 typedef struct cps_view {
     const char *name;  /* for messages: "image", "local.3" */
     const char *tower; /* a tower of the model */
@@ -67,6 +74,7 @@ typedef struct cps_view {
     const cps_recipe *recipe;       /* image: augmentation; NULL: the stage's own */
     int32_t crop;                   /* image: number of the crop; keys its draws */
     cps_view_mode mode;
+    cps_needs needs;
     bool evaluation;    /* evaluation preprocessing in place of a recipe, no drop path */
     bool all_positions; /* text: every position of the context, padding 0; else packed up to the end
                            token */
@@ -115,7 +123,8 @@ typedef struct cps_classes {
 } cps_classes;
 
 typedef struct cps_step_info {
-    int64_t step, steps;   /* data step in the stage from 0, and their number */
+    int64_t step, steps;   /* data step in the stage from 0, and their number; of a record in a
+                              validation: number of its batch */
     int64_t epoch, update; /* of the clock stream; updates of the stage so far */
     int64_t grain, grains; /* of this step; grain is -1 in loss and commit */
     uint64_t seed;
@@ -139,8 +148,8 @@ typedef struct cps_objective {
     cps_status (*create)(cps_setup *setup, const void *options,
                          void **self_out); /* options outlive the instance */
     void (*destroy)(void *self);
-    /* Loader threads. caption: give the text of text view `view` with cps_record_give (NULL: one of
-     * the record's captions, drawn uniformly). annotate: fill the row of annotation `annotation`;
+    /* Loader threads. caption: give the text of text view `view` with cps_record_give (NULL:
+     * cps_record_caption). annotate: fill the row of annotation `annotation`;
      * text may be NULL. */
     cps_status (*caption)(const void *self, const cps_record_ref *record, int32_t view);
     cps_status (*annotate)(const void *self, const cps_record_ref *record, int32_t annotation,

@@ -19,32 +19,68 @@
 
 enum { SAMPLE_CAPTIONS = 2000 };
 
-/* Captions of the first records of a stream: how many are longer than the context. */
-static cps_status report_captions(const cps_run *run, const cps_stage_plan *plan,
-                                  const cps_stage_stream *stream) {
+typedef struct text_lengths {
+    int64_t texts, cut, longest, total;
+} text_lengths;
+
+static cps_status add_text(const cps_run *run, const cps_stage_plan *plan, const char *text,
+                           text_lengths *lengths) {
+    int64_t length = 0;
+    CPS_TRY(cps_tokenizer_length(run->tokenizer, text, &length));
+    lengths->texts++;
+    lengths->total += length;
+    lengths->cut += length > plan->context;
+    lengths->longest = cps_max_i64(lengths->longest, length);
+    return CPS_OK;
+}
+
+/* All captions of a record; or the text that the objective composes of it, as in the step of the
+ * record's number, so that texts that change with the step are all seen. */
+static cps_status add_record(const cps_run *run, const cps_stage_plan *plan,
+                             const cps_input_spec *input, const cps_place *place, int64_t number,
+                             text_lengths *lengths) {
+    if (input->caption != NULL) {
+        const cps_sample sample = {.shard = place->shard,
+                                   .record = place->record,
+                                   .sample_id = place->sample_id,
+                                   .caption_field = place->caption,
+                                   .data_step = number,
+                                   .key = {.seed = plan->seed, .position = (uint64_t)number}};
+        cps_text text = {0};
+        cps_status status = input->caption(input->caption_context, &sample, &text);
+        if (status == CPS_OK) {
+            status = add_text(run, plan, text.bytes, lengths);
+        }
+        cps_text_free(&text);
+        return status;
+    }
+    const int64_t field = cps_shard_field(place->shard, place->caption);
+    for (int64_t c = 0; field >= 0 && c < cps_shard_text_count(place->shard, field, place->record);
+         c++) {
+        CPS_TRY(
+            add_text(run, plan, cps_shard_text(place->shard, field, place->record, c), lengths));
+    }
+    return CPS_OK;
+}
+
+/* Texts of the first records of a text view: how many are longer than the context. */
+static cps_status report_texts(const cps_run *run, const cps_stage_plan *plan,
+                               const cps_input_spec *input) {
+    const cps_stage_stream *stream = &plan->streams[input->stream];
     const int64_t records = cps_min_i64(cps_stream_records(stream->stream), SAMPLE_CAPTIONS);
-    int64_t captions = 0, cut = 0, longest = 0, total = 0;
+    text_lengths lengths = {0};
     for (int64_t i = 0; i < records; i++) {
         cps_place place;
         cps_stream_stored(stream->stream, i, &place);
-        const int64_t field = cps_shard_field(place.shard, place.caption);
-        for (int64_t c = 0;
-             field >= 0 && c < cps_shard_text_count(place.shard, field, place.record); c++) {
-            int64_t length = 0;
-            CPS_TRY(cps_tokenizer_length(
-                run->tokenizer, cps_shard_text(place.shard, field, place.record, c), &length));
-            captions++;
-            total += length;
-            cut += length > plan->context;
-            longest = cps_max_i64(longest, length);
-        }
+        CPS_TRY(add_record(run, plan, input, &place, i, &lengths));
     }
     cps_log(CPS_LOG_INFO,
-            "  stream '%s': %lld captions looked at: %.1f tokens on average, longest %lld; %lld "
-            "are cut to the context of %lld",
-            stream->name, (long long)captions,
-            captions > 0 ? (double)total / (double)captions : 0.0, (long long)longest,
-            (long long)cut, (long long)plan->context);
+            "  stream '%s': %lld %s looked at: %.1f tokens on average, longest %lld; %lld are cut "
+            "to the context of %lld",
+            stream->name, (long long)lengths.texts,
+            input->caption != NULL ? "texts of the objective" : "captions",
+            lengths.texts > 0 ? (double)lengths.total / (double)lengths.texts : 0.0,
+            (long long)lengths.longest, (long long)lengths.cut, (long long)plan->context);
     return CPS_OK;
 }
 
@@ -109,13 +145,16 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
     for (int32_t i = 0; i < plan->stream_count; i++) {
         const cps_stage_stream *stream = &plan->streams[i];
         cps_log(CPS_LOG_INFO,
-                "  stream '%s': %lld records, %lld of them damaged, %lld left out for lack of a "
-                "caption; %lld rows a grain",
+                "  stream '%s': %lld records, %lld of them damaged, %lld left out for lack of %s; "
+                "%lld rows a grain",
                 stream->name, (long long)cps_stream_records(stream->stream),
                 (long long)cps_stream_bad_records(stream->stream),
-                (long long)cps_stream_left_out(stream->stream), (long long)stream->rows);
-        if (stream->texts && run->tokenizer != NULL) {
-            CPS_TRY(report_captions(run, plan, stream));
+                (long long)cps_stream_left_out(stream->stream), cps_needs_words(stream->needs),
+                (long long)stream->rows);
+    }
+    for (int32_t i = 0; i < plan->input_count; i++) {
+        if (plan->inputs[i].kind == CPS_INPUT_TEXT) {
+            CPS_TRY(report_texts(run, plan, &plan->inputs[i]));
         }
     }
     const double mib = 1048576.0;

@@ -18,6 +18,12 @@ int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name
     return options->grain;
 }
 
+const char *cps_needs_words(uint32_t needs) {
+    return needs == CPS_RECORD_TAXON                          ? "the name of an organism"
+           : needs == (CPS_RECORD_CAPTION | CPS_RECORD_TAXON) ? "a caption or an organism's name"
+                                                              : "a caption";
+}
+
 static cps_status create_instance(cps_stage_plan *plan, const cps_stage_context *context,
                                   int32_t index) {
     const cps_objective_options *wanted = &plan->options.objectives[index];
@@ -60,12 +66,13 @@ static void note_functions(cps_stage_plan *plan, const cps_objective *objective)
         plan->has_finish || objective->finish_block != NULL || objective->finish_solve != NULL;
 }
 
-/* Text views read only records that have a caption; the clock's steps follow. */
+/* Views read only records that have what they need; the clock's steps follow. */
 static cps_status settle_streams(cps_stage_plan *plan, const cps_stage_context *context) {
     for (int32_t i = 0; i < plan->stream_count; i++) {
         cps_stage_stream *stream = &plan->streams[i];
-        if (stream->texts) {
-            CPS_TRY(context->caption_stream(context->context, stream->run_stream, &stream->stream));
+        if (stream->needs != 0) {
+            CPS_TRY(context->narrow(context->context, stream->run_stream, stream->needs,
+                                    &stream->stream));
         }
     }
     if (plan->stream_count == 0) {
@@ -160,6 +167,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     plan->run_stream_count = context->stream_count;
     plan->steps = context->steps;
     plan->steps_per_epoch = context->steps_per_epoch;
+    plan->validation = context->validation;
     CPS_TRY(check_batch(plan));
     plan->grains = plan->options.global_batch / plan->options.grain;
     plan->instance_count = (int32_t)options->objective_count;

@@ -33,15 +33,6 @@ static int32_t find_stream(const cps_run *run, const char *name) {
     return -1;
 }
 
-static const cps_stream_options *stream_options(const cps_run *run, const char *name) {
-    for (int64_t i = 0; i < run->stream_option_count; i++) {
-        if (strcmp(run->stream_options[i].name, name) == 0) {
-            return &run->stream_options[i];
-        }
-    }
-    return NULL;
-}
-
 static cps_status fill_set(cps_run *run, const cps_stream_options *options, int64_t at,
                            cps_set_spec *set) {
     const cps_shards_options *from = &options->sets[at];
@@ -69,28 +60,23 @@ static cps_status fill_set(cps_run *run, const cps_stream_options *options, int6
     return CPS_OK;
 }
 
-static cps_status open_stream(cps_run *run, const cps_stream_options *options, bool needs_caption,
+static cps_status open_stream(cps_run *run, const cps_stream_options *options,
                               cps_stream **stream_out) {
-    cps_set_spec *sets = calloc((size_t)options->set_count, sizeof *sets);
+    cps_set_spec *sets =
+        cps_arena_alloc_zero(run->arena, (size_t)options->set_count * sizeof *sets);
     if (sets == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for stream '%s'", options->name);
+        return CPS_ERR_UNAVAILABLE;
     }
-    cps_status status = CPS_OK;
-    for (int64_t i = 0; i < options->set_count && status == CPS_OK; i++) {
-        status = fill_set(run, options, i, &sets[i]);
+    for (int64_t i = 0; i < options->set_count; i++) {
+        CPS_TRY(fill_set(run, options, i, &sets[i]));
     }
-    if (status == CPS_OK) {
-        const cps_stream_spec spec = {.name = options->name,
-                                      .sets = sets,
-                                      .set_count = options->set_count,
-                                      .epoch_samples = options->epoch_samples,
-                                      .needs_caption = needs_caption};
-        status = cps_fail_context(
-            cps_stream_create(&spec, (uint64_t)run->job_options.seed, run->pool, stream_out),
-            "data.%s", options->name);
-    }
-    free(sets);
-    return status;
+    const cps_stream_spec spec = {.name = options->name,
+                                  .sets = sets,
+                                  .set_count = options->set_count,
+                                  .epoch_samples = options->epoch_samples};
+    return cps_fail_context(
+        cps_stream_create(&spec, (uint64_t)run->job_options.seed, run->pool, stream_out), "data.%s",
+        options->name);
 }
 
 static bool waits(const cps_run *run, const cps_stream_options *options) {
@@ -120,8 +106,7 @@ static cps_status open_streams(cps_run *run) {
                 continue;
             }
             cps_stream *stream = NULL;
-            CPS_TRY(
-                cps_agree(run->comm, "opening streams", open_stream(run, options, false, &stream)));
+            CPS_TRY(cps_agree(run->comm, "opening streams", open_stream(run, options, &stream)));
             run->streams[run->stream_count++] =
                 (cps_run_stream){.name = options->name, .stream = stream};
             more = true;
@@ -140,18 +125,21 @@ static cps_status open_streams(cps_run *run) {
     return CPS_OK;
 }
 
-/* The stream without the records that lack a caption, made when a text view first wants it. */
-static cps_status caption_stream(void *context, int32_t index, const cps_stream **stream_out) {
+/* The stream without the records that lack what views need, made when it is first wanted. */
+static cps_status narrow_stream(void *context, int32_t index, uint32_t needs,
+                                const cps_stream **stream_out) {
     cps_run *run = context;
     cps_run_stream *stream = &run->streams[index];
-    if (stream->with_captions == NULL) {
-        CPS_TRY(open_stream(run, stream_options(run, stream->name), true, &stream->with_captions));
-        if (cps_stream_left_out(stream->with_captions) > 0) {
-            cps_log(CPS_LOG_INFO, "stream '%s': %lld records without a caption are left out",
-                    stream->name, (long long)cps_stream_left_out(stream->with_captions));
+    cps_stream **narrowed = &stream->narrowed[needs];
+    if (*narrowed == NULL) {
+        CPS_TRY(cps_fail_context(cps_stream_narrow(stream->stream, needs, narrowed), "data.%s",
+                                 stream->name));
+        if (cps_stream_left_out(*narrowed) > 0) {
+            cps_log(CPS_LOG_INFO, "stream '%s': %lld records without %s are left out", stream->name,
+                    (long long)cps_stream_left_out(*narrowed), cps_needs_words(needs));
         }
     }
-    *stream_out = stream->with_captions;
+    *stream_out = *narrowed;
     return CPS_OK;
 }
 
@@ -210,7 +198,7 @@ static cps_status create_plan(cps_run *run, int64_t index, int64_t steps, int64_
         .text_context = text == NULL ? CPS_TOKENIZER_CONTEXT : cps_tower_get_config(text)->context,
         .steps = steps,
         .steps_per_epoch = steps_per_epoch,
-        .caption_stream = caption_stream,
+        .narrow = narrow_stream,
         .context = run,
     };
     return cps_stage_plan_create(&options, &context, stage->arena, &stage->plan);
@@ -506,7 +494,9 @@ void cps_run_close(cps_run *run) {
         cps_arena_destroy(run->stages[i].arena);
     }
     for (int32_t i = 0; i < run->stream_count; i++) {
-        cps_stream_destroy(run->streams[i].with_captions);
+        for (int32_t needs = 0; needs < CPS_STREAM_NEEDS; needs++) {
+            cps_stream_destroy(run->streams[i].narrowed[needs]);
+        }
         cps_stream_destroy(run->streams[i].stream);
     }
     cps_shard_pool_destroy(run->pool);

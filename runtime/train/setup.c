@@ -130,7 +130,7 @@ static bool same_caption(const cps_setup *setup, const cps_stage_view *there) {
 
 static bool same_view(const cps_setup *setup, const cps_stage_view *there, const cps_view *view) {
     const cps_view *a = &there->view;
-    const cps_view_mode mode = setup->context->compute_frozen && view->mode == CPS_VIEW_FROZEN
+    const cps_view_mode mode = setup->context->validation && view->mode == CPS_VIEW_FROZEN
                                    ? CPS_VIEW_NO_GRADIENT
                                    : view->mode;
     return same_text(a->tower, view->tower) && same_text(a->group, view->group) &&
@@ -270,9 +270,6 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
             return CPS_OK;
         }
     }
-    const int64_t moments = entry->view.mode == CPS_VIEW_FROZEN || entry->view.evaluation
-                                ? 0
-                                : cps_tower_moment_count(entry->tower);
     entry->call = plan->call_count;
     plan->calls[plan->call_count++] = (cps_stage_call){
         .tower = entry->tower,
@@ -284,9 +281,7 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
         .outputs = entry->view.outputs,
         .size = size,
         .evaluation = entry->view.evaluation,
-        .moments_at = moments > 0 ? plan->sum_width : -1,
     };
-    plan->sum_width += moments;
     return CPS_OK;
 }
 
@@ -341,24 +336,29 @@ static cps_status add_view(cps_setup *setup, const cps_view *view, cps_tower *to
             return setup->status;
         }
     }
-    if (entry->text) {
-        if (entry->stream >= 0) {
-            plan->streams[entry->stream].texts = true;
-        }
-    } else {
+    if (!entry->text) {
         entry->recipe = view_recipe(setup, view, cps_tower_get_config(tower));
         CPS_TRY(cps_recipe_check(&entry->recipe, entry->view.name));
     }
     if (entry->view.mode == CPS_VIEW_FROZEN) {
         CPS_TRY(cps_frozen_check_view(&entry->view, &entry->recipe, entry->text,
                                       plan->instances[setup->owner].objective->caption != NULL));
-        if (setup->context->compute_frozen) {
+        if (setup->context->validation) {
             entry->view.mode = CPS_VIEW_NO_GRADIENT;
         }
     }
     CPS_TRY(join_call(setup, entry, index));
     const bool read = entry->stream >= 0 && entry->view.mode != CPS_VIEW_FROZEN;
     return read ? add_input(setup, entry, index) : CPS_OK;
+}
+
+/* What a view needs of records counts for its stream, also where an equal view is there already. */
+static void note_needs(cps_stage_plan *plan, const cps_stage_view *entry, const cps_view *view) {
+    if (entry->stream >= 0) {
+        plan->streams[entry->stream].needs |= view->needs == CPS_NEEDS_TAXON ? CPS_RECORD_TAXON
+                                              : entry->text                  ? CPS_RECORD_CAPTION
+                                                                             : 0;
+    }
 }
 
 int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view) {
@@ -401,6 +401,7 @@ int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view) {
         setup_fail(setup, CPS_ERR_USAGE, "more than %d views in one objective", CPS_STAGE_VIEWS);
         return -1;
     }
+    note_needs(plan, &plan->views[index], view);
     instance->views[instance->view_count] = index;
     return instance->view_count++;
 }
@@ -730,6 +731,10 @@ int64_t cps_serve_setup_steps(const cps_setup *setup) {
 
 int64_t cps_serve_setup_steps_per_epoch(const cps_setup *setup) {
     return setup->plan->steps_per_epoch;
+}
+
+bool cps_serve_setup_validation(const cps_setup *setup) {
+    return setup->plan->validation;
 }
 
 void *cps_serve_setup_alloc(cps_setup *setup, size_t bytes) {

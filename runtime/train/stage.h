@@ -9,7 +9,6 @@
 #include "data/batch.h"
 #include "model/model.h"
 #include "plugin/loader.h"
-#include "shards/taxon.h"
 #include "train/config.h"
 
 enum {
@@ -19,6 +18,7 @@ enum {
     CPS_STAGE_SLOTS = 64,
     CPS_STAGE_TERMS = 64,
     CPS_STAGE_EMAS = 16,
+    CPS_STREAM_NEEDS = (CPS_RECORD_CAPTION | CPS_RECORD_TAXON) + 1,
     CPS_OUTPUT_KINDS =
         5 /* of a tower: pooled, projected, feature, tokens, tokens_projected: bit i of the mask */
 };
@@ -28,9 +28,9 @@ typedef struct cps_frozen cps_frozen;
 /* A stream of the job, opened once a run. */
 typedef struct cps_run_stream {
     const char *name;
-    cps_stream *stream;        /* every record */
-    cps_stream *with_captions; /* records that have a caption: what text views read; made when first
-                                  wanted */
+    cps_stream *stream;                     /* every record */
+    cps_stream *narrowed[CPS_STREAM_NEEDS]; /* by mask of needs: records that have all of them; made
+                                               when first wanted; [0] is not used */
 } cps_run_stream;
 
 /* A stream as the stage reads it. */
@@ -38,8 +38,8 @@ typedef struct cps_stage_stream {
     int32_t run_stream;
     const char *name;
     const cps_stream *stream;
-    int64_t rows; /* a grain */
-    bool texts;   /* some text view reads it: records without caption are left out */
+    int64_t rows;   /* a grain */
+    uint32_t needs; /* of its views (data/stream.h): records that lack one are left out */
 } cps_stage_stream;
 
 typedef struct cps_texts {
@@ -71,7 +71,6 @@ typedef struct cps_stage_call {
     uint32_t outputs;
     int64_t size; /* image: side in pixels */
     bool evaluation;
-    int64_t moments_at; /* batch norm statistics of the call in a grain's row of sums; -1: none */
 } cps_stage_call;
 
 typedef struct cps_stage_annotation {
@@ -201,6 +200,7 @@ typedef struct cps_stage_plan {
     int32_t class_list_count;
     cps_stage_classes class_lists[CPS_STAGE_VIEWS];
     bool has_loss, has_grain_loss, has_fit, has_finish;
+    bool validation; /* of a validation set: batches in stored order */
     /* Features of the frozen views while the stage runs (train/frozen.h); borrowed, NULL before. */
     const cps_frozen *frozen;
 } cps_stage_plan;
@@ -220,13 +220,13 @@ typedef struct cps_stage_context {
                                 their initial values */
     int64_t text_context;    /* positions of a text */
     int64_t steps_per_epoch; /* of the clock; 0 on the first, trial creation */
-    int64_t steps;       /* of the stage; 0 on the first, trial creation, which finds them out */
-    bool compute_frozen; /* frozen views are computed in every step (validation sets), not taken
-                            from a cache */
+    int64_t steps;   /* of the stage; 0 on the first, trial creation, which finds them out */
+    bool validation; /* frozen views are computed in every step, not taken from a cache */
     const cps_stage_plan *like; /* class lists are those of this plan (a validation set may lack
                                    classes); NULL: of the streams */
-    /* Makes the caption stream of a run stream. */
-    cps_status (*caption_stream)(void *context, int32_t run_stream, const cps_stream **stream_out);
+    /* Makes the stream of a run stream's records that have all of `needs` (not 0). */
+    cps_status (*narrow)(void *context, int32_t run_stream, uint32_t needs,
+                         const cps_stream **stream_out);
     void *context;
 } cps_stage_context;
 
@@ -239,6 +239,8 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
 void cps_stage_plan_destroy(cps_stage_plan *plan);
 /* Rows a grain of stream `name`: options.rows or the grain. */
 int64_t cps_stage_stream_rows(const cps_stage_options *options, const char *name);
+/* What records lack that miss one of `needs`, for messages. */
+const char *cps_needs_words(uint32_t needs);
 
 /* ---- the objects that plugins hold; first member: the host
  * --------------------------------------------------------------- */
@@ -257,8 +259,6 @@ struct cps_record_ref {
     const cps_stage_plan *plan;
     int32_t stream;
     cps_text *text_out; /* caption; else NULL */
-    cps_taxon *taxon;   /* its names cleaned, once some service asked; NULL: no organism */
-    bool taxon_made;
     cps_status status;
 };
 
@@ -322,10 +322,6 @@ int32_t cps_output_index(uint32_t output);
 int64_t cps_output_width(const cps_tower *tower, uint32_t output);
 
 /* The loader's callbacks for inputs of this plan. */
-/* Ends the record's callback with this status when it returns: for services that have none. */
-void cps_record_fail(const cps_record_ref *record, cps_status status);
-/* The record's names, cleaned; NULL: it names no organism. The record keeps them. */
-cps_status cps_record_taxon(const cps_record_ref *record, const cps_taxon **taxon_out);
 cps_status cps_stage_caption(void *context, const cps_sample *sample, cps_text *text_out);
 cps_status cps_stage_annotate(void *context, const cps_sample *sample, const char *text,
                               void *row_out);

@@ -1,5 +1,6 @@
-/* A plan of its own over the same model: the clock's stream is the validation set, images are
- * preprocessed as in evaluations. A set below one batch is one batch. */
+/* A plan of its own over the same model: the clock's stream is the validation set (those of its
+ * records that have what the objective's views need), images are preprocessed as in evaluations. A
+ * set below one batch is one batch. */
 #include "train/validation.h"
 
 #include <stdio.h>
@@ -15,7 +16,8 @@ struct cps_validation {
     cps_arena *arena;
     cps_run_stream *streams;
     int32_t stream_count;
-    cps_stream *data; /* borrowed from the evaluation */
+    const cps_stream *all; /* borrowed from the evaluation */
+    cps_stream *data;      /* its records that have what views need */
     cps_stage_plan *plan;
     cps_step *step;
     cps_loader *loader;
@@ -23,14 +25,18 @@ struct cps_validation {
     size_t bytes; /* of step and loader */
 };
 
-static cps_status same_stream(void *context, int32_t index, const cps_stream **stream_out) {
+/* Narrowed before the plan was made. */
+static cps_status same_stream(void *context, int32_t index, uint32_t needs,
+                              const cps_stream **stream_out) {
     const cps_validation *validation = context;
-    *stream_out = validation->streams[index].stream;
+    (void)index;
+    (void)needs;
+    *stream_out = validation->data;
     return CPS_OK;
 }
 
-/* An objective that needs another stream or fixed texts is measured by plain CLIP's loss instead.
- */
+/* An objective that needs another stream or fixed texts here too is measured by plain CLIP's loss
+ * instead. */
 static bool needs_more(const cps_stage_plan *plan) {
     for (int32_t v = 0; v < plan->view_count; v++) {
         if (plan->views[v].stream != 0) {
@@ -41,13 +47,10 @@ static bool needs_more(const cps_stage_plan *plan) {
 }
 
 static cps_status options_of(cps_validation *validation, const cps_stage_plan *stage,
-                             const cps_validation_loss_options *wanted,
+                             const cps_validation_loss_options *wanted, bool plain_clip,
                              cps_stage_options *options) {
     *options = stage->options;
     const int64_t records = cps_stream_records(validation->data);
-    if (records == 0) {
-        return cps_fail(CPS_ERR_DATA, "its data has no record");
-    }
     const bool small = records < wanted->batch;
     options->global_batch = small ? records : wanted->batch;
     options->grain = small ? records : cps_min_i64(wanted->grain, wanted->batch);
@@ -72,7 +75,7 @@ static cps_status options_of(cps_validation *validation, const cps_stage_plan *s
     options->train = (cps_lines){0};
     validation->rows = options->grain;
     validation->batches = records / options->global_batch;
-    if (needs_more(stage)) {
+    if (plain_clip) {
         cps_objective_options *clip = cps_arena_alloc_zero(validation->arena, sizeof *clip);
         if (clip == NULL) {
             return CPS_ERR_UNAVAILABLE;
@@ -101,13 +104,18 @@ static cps_status name_streams(cps_validation *validation) {
     return CPS_OK;
 }
 
+/* The plan of the stage's own objectives, or of plain CLIP. */
 static cps_status make_plan(cps_validation *validation, int64_t stage,
-                            const cps_validation_loss_options *wanted) {
+                            const cps_validation_loss_options *wanted, bool plain_clip) {
     cps_run *run = validation->run;
     const cps_stage_plan *of = run->stages[stage].plan;
+    const uint32_t needs = plain_clip ? CPS_RECORD_CAPTION : of->streams[0].needs;
     cps_stage_options options;
+    cps_stream_destroy(validation->data);
+    validation->data = NULL;
+    CPS_TRY(cps_stream_narrow(validation->all, needs, &validation->data));
     CPS_TRY(name_streams(validation));
-    CPS_TRY(options_of(validation, of, wanted, &options));
+    CPS_TRY(options_of(validation, of, wanted, plain_clip, &options));
     const cps_stage_context context = {
         .comm = run->comm,
         .model = run->model,
@@ -122,14 +130,25 @@ static cps_status make_plan(cps_validation *validation, int64_t stage,
         .text_context = of->context,
         .steps = of->steps,
         .steps_per_epoch = of->steps_per_epoch,
-        .compute_frozen = true,
+        .validation = true,
         .like = of,
-        .caption_stream = same_stream,
+        .narrow = same_stream,
         .context = validation,
     };
     CPS_TRY(cps_stage_plan_create(&options, &context, validation->arena, &validation->plan));
     validation->plan->steps = of->steps; /* what objectives are told is the stage's */
     return CPS_OK;
+}
+
+static cps_status choose_plan(cps_validation *validation, int64_t stage,
+                              const cps_validation_loss_options *wanted) {
+    CPS_TRY(make_plan(validation, stage, wanted, false));
+    if (!needs_more(validation->plan)) {
+        return CPS_OK;
+    }
+    cps_stage_plan_destroy(validation->plan);
+    validation->plan = NULL;
+    return make_plan(validation, stage, wanted, true);
 }
 
 /* Every rank may ask for any grain; nothing is read ahead. */
@@ -165,9 +184,9 @@ static cps_status begin(cps_run *run, int64_t stage, const cps_run_evaluation *e
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a validation loss");
     }
     (*validation)->run = run;
-    (*validation)->data = evaluation->streams.data;
+    (*validation)->all = evaluation->streams.data;
     CPS_TRY(cps_arena_create("validation", (size_t)4 << 20, true, &(*validation)->arena));
-    return make_plan(*validation, stage, &evaluation->options->validation_loss);
+    return choose_plan(*validation, stage, &evaluation->options->validation_loss);
 }
 
 cps_status cps_validation_declare(cps_run *run, int64_t stage,
@@ -208,6 +227,7 @@ void cps_validation_destroy(cps_validation *validation) {
     cps_loader_destroy(validation->loader);
     cps_step_destroy(validation->step);
     cps_stage_plan_destroy(validation->plan);
+    cps_stream_destroy(validation->data);
     cps_arena_destroy(validation->arena);
     free(validation);
 }

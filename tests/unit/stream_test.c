@@ -12,6 +12,40 @@
 
 static cps_shard_pool *pool;
 
+/* Records with ranks: kingdom, genus and species of each, NULL where it has none. */
+typedef struct named {
+    const char *kingdom, *genus, *species;
+    bool captioned;
+} named;
+static const named organisms[] = {
+    {"Animalia", "Pica", "hudsonia", true}, {NULL, NULL, NULL, true},
+    {"unknown", "PleaseHelp", NULL, true},  {NULL, "(Unidentified)", "(Linnaeus)", true},
+    {"<i></i>", NULL, NULL, true},          {"<b>Plantae</b>", NULL, NULL, false},
+    {NULL, NULL, "bubo (L.)", true},        {"Fungi", NULL, NULL, true},
+};
+enum { ORGANISMS = sizeof organisms / sizeof organisms[0] };
+
+static void make_taxa(const char *name, int64_t first, int64_t count, uint64_t first_id) {
+    static const char *const fields[] = {"caption", "kingdom", "genus", "species"};
+    static const char *const caption = "a picture";
+    cps_shard_writer *writer = NULL;
+    shards_must(cps_shard_writer_create(shard_path(name), fields, 4, NULL, 0, "test", &writer));
+    for (int64_t i = first; i < first + count; i++) {
+        const named *o = &organisms[i];
+        const cps_record_text texts[] = {{"caption", o->captioned, &caption},
+                                         {"kingdom", o->kingdom != NULL, &o->kingdom},
+                                         {"genus", o->genus != NULL, &o->genus},
+                                         {"species", o->species != NULL, &o->species}};
+        const cps_record record = {.sample_id = first_id + (uint64_t)i,
+                                   .bad_reason = "marked by the test",
+                                   .label = -1,
+                                   .text_field_count = 4,
+                                   .texts = texts};
+        shards_must(cps_shard_writer_append(writer, &record));
+    }
+    shards_must(cps_shard_writer_finish(writer));
+}
+
 static int start(void **state) {
     (void)state;
     shards_start();
@@ -22,6 +56,8 @@ static int start(void **state) {
     make_shard("mute.h5",
                (shard_options){.count = 30, .first_id = 2000, .no_images = true, .mute_every = 3});
     make_shard("one.h5", (shard_options){.count = 1, .first_id = 3000, .no_images = true});
+    make_taxa("taxa.h5", 0, ORGANISMS, 4000);
+    make_taxa("nameless.h5", 1, 4, 5000);
     return cps_shard_pool_create(&pool) == CPS_OK ? 0 : -1;
 }
 
@@ -45,15 +81,19 @@ static cps_set_spec set_of(const char *name) {
 
 static cps_stream *make(const cps_set_spec *sets, int64_t count, int64_t epoch_samples,
                         bool needs_caption, uint64_t seed) {
-    const cps_stream_spec spec = {.name = "paired",
-                                  .sets = sets,
-                                  .set_count = count,
-                                  .epoch_samples = epoch_samples,
-                                  .needs_caption = needs_caption};
-    cps_stream *stream = NULL;
-    if (cps_stream_create(&spec, seed, pool, &stream) != CPS_OK) {
+    const cps_stream_spec spec = {
+        .name = "paired", .sets = sets, .set_count = count, .epoch_samples = epoch_samples};
+    cps_stream *all = NULL, *stream = NULL;
+    if (cps_stream_create(&spec, seed, pool, &all) != CPS_OK) {
         fail_msg("%s", cps_fail_message());
     }
+    if (!needs_caption) {
+        return all;
+    }
+    if (cps_stream_narrow(all, CPS_RECORD_CAPTION, &stream) != CPS_OK) {
+        fail_msg("%s", cps_fail_message());
+    }
+    cps_stream_destroy(all);
     return stream;
 }
 
@@ -302,6 +342,73 @@ static void records_without_a_caption_are_left_out(void **state) {
     cps_stream_destroy(titles);
 }
 
+static void refused(const cps_set_spec *sets, int64_t count, int64_t epoch_samples, uint32_t needs,
+                    cps_status wanted, const char *part) {
+    const cps_stream_spec spec = {
+        .name = "paired", .sets = sets, .set_count = count, .epoch_samples = epoch_samples};
+    cps_stream *all = NULL, *stream = NULL;
+    cps_status status = cps_stream_create(&spec, 1, pool, needs != 0 ? &all : &stream);
+    if (needs != 0) {
+        assert_int_equal(status, CPS_OK);
+        status = cps_stream_narrow(all, needs, &stream);
+        cps_stream_destroy(all);
+    }
+    assert_int_equal(status, wanted);
+    assert_null(stream);
+    if (strstr(cps_fail_message(), part) == NULL ||
+        strstr(cps_fail_message(), "'paired'") == NULL) {
+        fail_msg("'%s' lacks '%s'", cps_fail_message(), part);
+    }
+}
+
+/* What cleaning leaves nothing of is no name, however it is written; shards without ranks have
+ * none; records must have all that is needed. */
+static void records_that_name_nothing_are_left_out(void **state) {
+    (void)state;
+    const cps_set_spec sets[2] = {set_of("taxa.h5"), set_of("a-0.h5")};
+    cps_stream *all = make(sets, 1, 0, false, 1), *named_ones = NULL, *both = NULL;
+    assert_int_equal(cps_stream_narrow(all, CPS_RECORD_TAXON, &named_ones), CPS_OK);
+    assert_int_equal(cps_stream_narrow(all, CPS_RECORD_TAXON | CPS_RECORD_CAPTION, &both), CPS_OK);
+    cps_stream_destroy(all);
+    const uint64_t wanted[] = {4000, 4005, 4006, 4007};
+    assert_int_equal(cps_stream_records(named_ones), 4);
+    assert_int_equal(cps_stream_left_out(named_ones), 4);
+    assert_int_equal(cps_stream_bad_records(named_ones), 4);
+    for (int64_t i = 0; i < 4; i++) {
+        cps_place place;
+        cps_stream_stored(named_ones, i, &place);
+        assert_true(place.sample_id == wanted[i]);
+    }
+    assert_int_equal(cps_stream_records(both), 3);
+    assert_int_equal(cps_stream_left_out(both), 5);
+    assert_true(cps_stream_digest(both) != cps_stream_digest(named_ones));
+    cps_stream_destroy(named_ones);
+    cps_stream_destroy(both);
+    refused(&sets[1], 1, 0, CPS_RECORD_TAXON, CPS_ERR_DATA, "kingdom, phylum, class, order");
+    refused(sets, 2, 0, CPS_RECORD_TAXON, CPS_ERR_DATA, "none of 20 records");
+    const cps_set_spec nameless = set_of("nameless.h5");
+    refused(&nameless, 1, 0, CPS_RECORD_TAXON, CPS_ERR_DATA, "the name of an organism");
+    refused(&nameless, 1, 0, CPS_RECORD_TAXON | CPS_RECORD_CAPTION, CPS_ERR_DATA,
+            "field 'caption' and the name of an organism");
+}
+
+/* A narrowed mixture shares its epoch as it was told; without weights by what is left. */
+static void narrowed_mixtures_keep_their_settings(void **state) {
+    (void)state;
+    cps_set_spec sets[2] = {set_of("mute.h5"), set_of("a-0.h5")};
+    cps_stream *by_size = make(sets, 2, 0, true, 1);
+    assert_int_equal(cps_stream_epoch_samples(by_size), 40);
+    assert_int_equal(cps_stream_set_share(by_size, 0), 20);
+    cps_stream_destroy(by_size);
+    sets[0].weight = 3;
+    sets[1].weight = 1;
+    cps_stream *weighted = make(sets, 2, 100, true, 1);
+    assert_int_equal(cps_stream_epoch_samples(weighted), 100);
+    assert_int_equal(cps_stream_set_share(weighted, 0), 75);
+    assert_int_equal(cps_stream_records(weighted), 40);
+    cps_stream_destroy(weighted);
+}
+
 static void one_record_is_a_stream(void **state) {
     (void)state;
     const cps_set_spec set = set_of("one.h5");
@@ -310,63 +417,47 @@ static void one_record_is_a_stream(void **state) {
     cps_stream_destroy(stream);
 }
 
-static void refused(const cps_set_spec *sets, int64_t count, int64_t epoch_samples,
-                    bool needs_caption, cps_status wanted, const char *part) {
-    const cps_stream_spec spec = {.name = "paired",
-                                  .sets = sets,
-                                  .set_count = count,
-                                  .epoch_samples = epoch_samples,
-                                  .needs_caption = needs_caption};
-    cps_stream *stream = NULL;
-    assert_int_equal(cps_stream_create(&spec, 1, pool, &stream), wanted);
-    assert_null(stream);
-    if (strstr(cps_fail_message(), part) == NULL ||
-        strstr(cps_fail_message(), "'paired'") == NULL) {
-        fail_msg("'%s' lacks '%s'", cps_fail_message(), part);
-    }
-}
-
 static void wrong_settings(void **state) {
     (void)state;
-    refused(NULL, 0, 0, false, CPS_ERR_USAGE, "no shard set");
+    refused(NULL, 0, 0, 0, CPS_ERR_USAGE, "no shard set");
     cps_set_spec set = set_of("nothing-*.h5");
-    refused(&set, 1, 0, false, CPS_ERR_UNAVAILABLE, "nothing-*.h5");
+    refused(&set, 1, 0, 0, CPS_ERR_UNAVAILABLE, "nothing-*.h5");
     set = set_of("a-0.h5");
     set.pattern_count = 0;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "names no shards");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "names no shards");
     char wild[128], plain[128];
     snprintf(wild, sizeof wild, "%s", shard_path("a-*.h5"));
     snprintf(plain, sizeof plain, "%s", shard_path("a-1.h5"));
     const char *const twice[] = {wild, plain};
     set = (cps_set_spec){.patterns = twice, .pattern_count = 2};
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "twice");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "twice");
     set = set_of("a-0.h5");
     set.fraction = 0.5;
     set.count = 3;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "give one");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "give one");
     set.count = 0;
     set.fraction = 1.5;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "fraction = 1.5");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "fraction = 1.5");
     set.fraction = 0.001;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "subset of 0");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "subset of 0");
     set.fraction = 0;
     set.count = 21;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "hold 20");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "hold 20");
     set.count = 2;
     set.draw = CPS_DRAW_MT19937;
     set.subset_seed = (uint64_t)1 << 32;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "32 bits");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "32 bits");
     set = set_of("a-0.h5");
-    refused(&set, 1, -5, false, CPS_ERR_USAGE, "-5 samples");
+    refused(&set, 1, -5, 0, CPS_ERR_USAGE, "-5 samples");
     set.weight = -1;
-    refused(&set, 1, 0, false, CPS_ERR_USAGE, "weight = -1");
+    refused(&set, 1, 0, 0, CPS_ERR_USAGE, "weight = -1");
     cps_set_spec sets[2] = {set_of("a-0.h5"), set_of("b.h5")};
     sets[0].weight = 1;
-    refused(sets, 2, 0, false, CPS_ERR_USAGE, "1 of 2 sets");
+    refused(sets, 2, 0, 0, CPS_ERR_USAGE, "1 of 2 sets");
     sets[1].weight = 1e-9;
-    refused(sets, 2, 0, false, CPS_ERR_USAGE, "set 2 gets none");
+    refused(sets, 2, 0, 0, CPS_ERR_USAGE, "set 2 gets none");
     set = set_of("b.h5");
-    refused(&set, 1, 0, true, CPS_ERR_DATA, "'caption'");
+    refused(&set, 1, 0, CPS_RECORD_CAPTION, CPS_ERR_DATA, "'caption'");
 }
 
 static void unrelated_rests(void **state) {
@@ -375,10 +466,10 @@ static void unrelated_rests(void **state) {
     cps_stream *stream = make(&a, 1, 0, false, 1);
     cps_set_spec rest = set_of("b.h5");
     rest.rest_of = stream;
-    refused(&rest, 1, 0, false, CPS_ERR_USAGE, "none of its records");
+    refused(&rest, 1, 0, 0, CPS_ERR_USAGE, "none of its records");
     rest = set_of("a-0.h5");
     rest.rest_of = stream;
-    refused(&rest, 1, 0, false, CPS_ERR_DATA, "nothing is left");
+    refused(&rest, 1, 0, 0, CPS_ERR_DATA, "nothing is left");
     cps_stream_destroy(stream);
 }
 
@@ -394,6 +485,8 @@ int main(void) {
         cmocka_unit_test(sets_reshuffle_when_used_up),
         cmocka_unit_test(sizes_are_the_default_weights),
         cmocka_unit_test(records_without_a_caption_are_left_out),
+        cmocka_unit_test(records_that_name_nothing_are_left_out),
+        cmocka_unit_test(narrowed_mixtures_keep_their_settings),
         cmocka_unit_test(one_record_is_a_stream),
         cmocka_unit_test(wrong_settings),
         cmocka_unit_test(unrelated_rests),
