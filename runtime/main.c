@@ -37,7 +37,8 @@ static const cps_command commands[] = {
      "a folder, 'data/', gives data/train-00000.h5 and data/val-00000.h5. Bytes do not depend on "
      "the\n"
      "number of ranks.",
-     NULL, cps_pack_option_rows, 2, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH, cps_command_pack},
+     cps_pack_flags, cps_pack_option_rows, 2, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH,
+     cps_command_pack},
     {"verify", "SHARD...", "reads every byte of shards and checks it", NULL, NULL, NULL, 1, -1, 0,
      cps_command_verify},
     {"inspect", "FILE...", "shows what is in a shard, a checkpoint or a safetensors file", NULL,

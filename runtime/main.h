@@ -148,7 +148,7 @@ cps_status cps_command_import(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_export(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_objectives(const cps_app *app) CPS_MUST_CHECK;
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],
-    cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[], cps_export_flags[],
-    cps_objectives_flags[];
+    cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
+    cps_export_flags[], cps_objectives_flags[];
 
 #endif

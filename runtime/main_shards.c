@@ -121,11 +121,43 @@ cps_status cps_command_inspect(const cps_app *app) {
 
 /* ---- pack ---- */
 
-static void show_packed(void *context, int64_t done, int64_t total) {
+const cps_flag cps_pack_flags[] = {
+    {"exclude", 0, "SHARDS",
+     "leaves out pictures that are in these shards (a file, a folder, a pattern in quotes); may be "
+     "repeated"},
+    {NULL, 0, NULL, NULL},
+};
+
+static void show_packed(void *context, const char *what, int64_t done, int64_t total) {
     (void)context;
     char line[80];
-    snprintf(line, sizeof line, "packing %lld/%lld records", (long long)done, (long long)total);
+    snprintf(line, sizeof line, "%s %lld/%lld records", what, (long long)done, (long long)total);
     cps_log_live(line);
+}
+
+static void print_left_out(const cps_pack_report *report) {
+    if (report->excluded > 0) {
+        printf("  %lld records are left out: their pictures are in the shards to exclude\n",
+               (long long)report->excluded);
+    }
+    if (report->excluded_unknown > 0) {
+        printf("  %lld pictures of those shards were encoded anew by a former version: they are "
+               "found only under the same file name (pack them again to be sure)\n",
+               (long long)report->excluded_unknown);
+    }
+    if (report->held_out_copies > 0) {
+        printf("  %lld records are left out: their pictures are copies of held-out ones\n",
+               (long long)report->held_out_copies);
+    }
+    if (report->copies > 0) {
+        printf("  %lld records are left out: their pictures are copies of others'; %lld captions "
+               "went to the one that is kept, %lld differ in label or texts, which are dropped:\n",
+               (long long)report->copies, (long long)report->united_captions,
+               (long long)report->copies_differ);
+    }
+    for (int64_t i = 0; i < report->pair_count; i++) {
+        printf("    %s\n", report->pairs[i]);
+    }
 }
 
 static void print_pack_report(const char *out, const cps_pack_report *report) {
@@ -149,6 +181,7 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
         printf("  %lld files are missing: their records are left out\n",
                (long long)report->missing);
     }
+    print_left_out(report);
     if (report->bad > 0) {
         printf("  %lld pictures cannot be read; they are kept with the reason, and replaced in "
                "training:\n",
@@ -159,35 +192,62 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
     }
 }
 
-cps_status cps_command_pack(const cps_app *app) {
-    const int32_t count = cps_args_count(app->args) - 1;
-    cps_pack_options options = {.out = NULL};
-    cps_pack_report report = {.records = 0};
-    cps_arena *arena = NULL;
-    const char **sources = calloc((size_t)count, sizeof *sources);
-    if (sources == NULL) {
+/* The values of an option that may be repeated: NULL-terminated, borrowed from args; *count_out. */
+static cps_status list_values(const cps_args *args, const char *flag, const char ***values_out,
+                              int64_t *count_out) {
+    int32_t count = 0;
+    while (cps_args_get_at(args, flag, count) != NULL) {
+        count += 1;
+    }
+    const char **values = calloc((size_t)count + 1, sizeof *values);
+    if (values == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory");
+    }
+    for (int32_t i = 0; i < count; i++) {
+        values[i] = cps_args_get_at(args, flag, i);
+    }
+    *values_out = values;
+    *count_out = count;
+    return CPS_OK;
+}
+
+static cps_status run_pack(const cps_app *app, cps_pack_options *options, cps_arena *arena,
+                           cps_pack_report *report) {
+    const char *out = cps_args_at(app->args, 0);
+    const int32_t count = cps_args_count(app->args) - 1;
+    const char **sources = cps_arena_alloc_zero(arena, (size_t)count * sizeof *sources);
+    const char **exclude = NULL;
+    if (sources == NULL) {
+        return CPS_ERR_UNAVAILABLE;
     }
     for (int32_t i = 0; i < count; i++) {
         sources[i] = cps_args_at(app->args, i + 1);
     }
+    CPS_TRY(cps_args_fill(app->args, arena, options));
+    CPS_TRY(list_values(app->args, "exclude", &exclude, &options->exclude_count));
+    options->out = out;
+    options->sources = sources;
+    options->source_count = count;
+    options->exclude = exclude;
+    options->progress = show_packed;
+    const cps_status status = cps_pack(app->comm, options, report);
+    free(exclude);
+    cps_log_live("");
+    return status;
+}
+
+cps_status cps_command_pack(const cps_app *app) {
+    cps_pack_options options = {.out = NULL};
+    cps_pack_report report = {.records = 0};
+    cps_arena *arena = NULL;
     cps_status status = cps_arena_create("command line", 65536, true, &arena);
     if (status == CPS_OK) {
-        status = cps_args_fill(app->args, arena, &options);
-    }
-    if (status == CPS_OK) {
-        options.out = cps_args_at(app->args, 0);
-        options.sources = sources;
-        options.source_count = count;
-        options.progress = show_packed;
-        status = cps_pack(app->comm, &options, &report);
-        cps_log_live("");
+        status = run_pack(app, &options, arena, &report);
     }
     if (status == CPS_OK && cps_comm_rank(app->comm) == 0) {
         print_pack_report(options.out, &report);
     }
     cps_pack_report_free(&report);
     cps_arena_destroy(arena);
-    free(sources);
     return status;
 }

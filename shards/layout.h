@@ -11,6 +11,7 @@
 
 #define CPS_SHARD_FORMAT_NAME "copse-shard"
 #define CPS_SHARD_CHECKSUM "xxh3"             /* attribute of every dataset of the index */
+#define CPS_SHARD_SOURCES "source/checksum"   /* no part of the index */
 #define CPS_SHARD_INDEX_CHECKSUM "index_xxh3" /* attribute of the file */
 
 enum { CPS_SHARD_MAX_FIELDS = 256, CPS_SHARD_MAX_NAME_BYTES = 255 };

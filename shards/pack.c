@@ -94,6 +94,12 @@ const cps_option cps_pack_option_rows[] = {
      .maximum = 9007199254740992.0,
      .help = "Another seed, another choice of validation records.",
      AT(split_seed)},
+    {.name = "dedup",
+     .kind = CPS_OPT_BOOL,
+     .default_text = "false",
+     .help = "Of records with the same picture, byte for byte, keep the first; reads all files "
+             "before packing.",
+     AT(dedup)},
     {.name = "overwrite",
      .kind = CPS_OPT_BOOL,
      .default_text = "false",
@@ -202,14 +208,24 @@ static cps_status measure_files(cps_comm *comm, cps_plan *plan) {
     return status;
 }
 
+static int64_t count_kept(const cps_plan *plan) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < plan->records.count; ++i) {
+        kept += cps_plan_record_at(plan, i)->left_out == CPS_LEFT_NOT;
+    }
+    return kept;
+}
+
 /* On all ranks alike. */
 static cps_status check_missing(const cps_plan *plan, bool allowed, int64_t *missing_out) {
     int64_t missing = 0;
     char *list = cps_format("%s", "");
     for (int64_t i = 0; i < plan->records.count; ++i) {
-        if (cps_plan_record_at(plan, i)->bytes >= 0) {
+        cps_plan_record *record = cps_plan_record_at(plan, i);
+        if (record->left_out != CPS_LEFT_NOT || record->bytes >= 0) {
             continue;
         }
+        record->left_out = CPS_LEFT_MISSING;
         missing += 1;
         if (missing <= 10) {
             char *path = cps_pack_path(plan, i);
@@ -227,7 +243,7 @@ static cps_status check_missing(const cps_plan *plan, bool allowed, int64_t *mis
                           "--allow-missing",
                           (long long)missing, (long long)plan->records.count, list,
                           missing > 10 ? "\n    ..." : "");
-    } else if (missing == plan->records.count) {
+    } else if (missing > 0 && count_kept(plan) == 0) {
         status = cps_fail(CPS_ERR_UNAVAILABLE,
                           "pack: none of the %lld image files is there, the first is:%s",
                           (long long)missing, list);
@@ -235,6 +251,17 @@ static cps_status check_missing(const cps_plan *plan, bool allowed, int64_t *mis
     free(list);
     *missing_out = missing;
     return status;
+}
+
+static cps_status check_left(const cps_plan *plan, const cps_pack_report *report) {
+    if (count_kept(plan) > 0) {
+        return CPS_OK;
+    }
+    return cps_fail(CPS_ERR_USAGE,
+                    "pack: no record is left of %lld: the pictures of %lld are in the shards to "
+                    "exclude, %lld files are missing",
+                    (long long)plan->records.count, (long long)report->excluded,
+                    (long long)report->missing);
 }
 
 /* ---- which record goes where
@@ -257,16 +284,16 @@ static int by_key(const void *a, const void *b) {
 /* The validation set: the records with the smallest hashes of (seed, file name). Adding records
  * moves few others. */
 static cps_status choose_validation(const cps_plan *plan, const cps_pack_options *options,
-                                    int64_t present, bool *validation) {
-    split_key *keys = malloc(((size_t)present + 1) * sizeof *keys);
+                                    bool *validation) {
+    const int64_t kept = count_kept(plan);
+    split_key *keys = malloc(((size_t)kept + 1) * sizeof *keys);
     if (keys == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "pack: no memory for %lld records",
-                        (long long)present);
+        return cps_fail(CPS_ERR_UNAVAILABLE, "pack: no memory for %lld records", (long long)kept);
     }
     int64_t count = 0;
     for (int64_t i = 0; i < plan->records.count; ++i) {
         const cps_plan_record *record = cps_plan_record_at(plan, i);
-        if (record->bytes >= 0) {
+        if (record->left_out == CPS_LEFT_NOT) {
             const char *file = cps_plan_string(plan, record->file);
             cps_hash *hash = cps_hash_create();
             cps_hash_add(hash, &options->split_seed, sizeof options->split_seed);
@@ -300,7 +327,7 @@ static cps_status cut_shards(cps_packing *pack, const bool *validation, cps_pack
     cps_pack_shard *shard = NULL;
     for (int64_t i = 0; i < pack->plan.records.count; ++i) {
         const cps_plan_record *record = cps_plan_record_at(&pack->plan, i);
-        if (record->bytes < 0 || validation[i] != (set == CPS_PACK_VAL)) {
+        if (record->left_out != CPS_LEFT_NOT || validation[i] != (set == CPS_PACK_VAL)) {
             continue;
         }
         if (shard == NULL || shard->count == most_images(options) ||
@@ -323,7 +350,7 @@ static cps_status cut_shards(cps_packing *pack, const bool *validation, cps_pack
     return CPS_OK;
 }
 
-static cps_status plan_shards(cps_packing *pack, int64_t missing) {
+static cps_status plan_shards(cps_packing *pack) {
     const int64_t records = pack->plan.records.count;
     bool *validation = calloc((size_t)records, sizeof *validation);
     pack->order = malloc((size_t)records * sizeof *pack->order);
@@ -334,7 +361,7 @@ static cps_status plan_shards(cps_packing *pack, int64_t missing) {
             cps_fail(CPS_ERR_UNAVAILABLE, "pack: no memory for %lld records", (long long)records);
     }
     if (status == CPS_OK && pack->options->split > 0) {
-        status = choose_validation(&pack->plan, pack->options, records - missing, validation);
+        status = choose_validation(&pack->plan, pack->options, validation);
     }
     if (status == CPS_OK) {
         status =
@@ -372,6 +399,9 @@ static uint64_t hash_plan(const cps_packing *pack) {
         const cps_plan_record *record = cps_plan_record_at(plan, i);
         const int64_t facts[] = {record->bytes, record->label, record->text_count};
         cps_hash_add(hash, facts, sizeof facts);
+        if (record->left_out > CPS_LEFT_MISSING) {
+            cps_hash_add(hash, &record->left_out, sizeof record->left_out);
+        }
         for (int64_t k = 0; k < record->text_count; ++k) {
             const cps_plan_text *text = cps_plan_text_at(plan, record->first_text + k);
             cps_hash_add(hash, &text->field, sizeof text->field);
@@ -387,14 +417,13 @@ static uint64_t hash_plan(const cps_packing *pack) {
  * ----------------------------------------------------------------------------------------------------
  */
 
-static void count_report(const cps_packing *pack, int64_t missing, cps_pack_report *report) {
+static void count_report(const cps_packing *pack, cps_pack_report *report) {
     const cps_plan *plan = &pack->plan;
-    report->missing = missing;
     report->classes = plan->classes.count;
     report->fields = plan->fields.count;
     for (int64_t i = 0; i < plan->records.count; ++i) {
         const cps_plan_record *record = cps_plan_record_at(plan, i);
-        if (record->bytes >= 0) {
+        if (record->left_out == CPS_LEFT_NOT) {
             report->records += 1;
             report->captions += record->caption_count;
             report->without_caption += record->caption_count == 0;
@@ -411,7 +440,6 @@ static void count_report(const cps_packing *pack, int64_t missing, cps_pack_repo
 
 static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     cps_comm *comm = pack->comm;
-    int64_t missing = 0;
     cps_status status = cps_plan_create(&pack->plan);
     if (status == CPS_OK && cps_comm_rank(comm) == 0) {
         status = read_sources(pack->options, &pack->plan, report);
@@ -420,12 +448,14 @@ static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0); /* no pointers in it yet */
     cps_plan_share(comm, &pack->plan);
     CPS_TRY(measure_files(comm, &pack->plan));
-    status = check_missing(&pack->plan, pack->options->allow_missing, &missing);
+    status = check_missing(&pack->plan, pack->options->allow_missing, &report->missing);
     CPS_TRY(cps_agree(comm, "pack: missing files", status));
-    status = plan_shards(pack, missing);
+    CPS_TRY(cps_pack_compare(pack, report));
+    CPS_TRY(cps_agree(comm, "pack: records", check_left(&pack->plan, report)));
+    status = plan_shards(pack);
     CPS_TRY(cps_agree(comm, "pack: plan", status));
     pack->plan_hash = hash_plan(pack);
-    count_report(pack, missing, report);
+    count_report(pack, report);
     return CPS_OK;
 }
 
@@ -451,5 +481,8 @@ void cps_pack_report_free(cps_pack_report *report) {
     for (int64_t i = 0; i < report->example_count; ++i) {
         free(report->examples[i]);
     }
-    report->example_count = 0;
+    for (int64_t i = 0; i < report->pair_count; ++i) {
+        free(report->pairs[i]);
+    }
+    report->example_count = report->pair_count = 0;
 }

@@ -35,11 +35,16 @@ typedef struct cps_pack_options {
     uint64_t split_seed;
     bool overwrite; /* shards of another plan under the same names are removed; else they are an
                        error */
-    void (*progress)(void *context, int64_t done, int64_t total); /* rank 0, records; may be NULL */
+    bool dedup; /* of records with the same picture the first stays; captions of copies that differ
+                   in nothing else go to it; copies of held-out pictures go, too */
+    const char *const *exclude; /* shards, folders of them, patterns: their pictures are left out */
+    int64_t exclude_count;
+    /* Rank 0; what: "comparing" or "packing"; records. May be NULL. */
+    void (*progress)(void *context, const char *what, int64_t done, int64_t total);
     void *progress_context;
 } cps_pack_options;
 
-/* Rows over cps_pack_options (out, sources and progress aside); defaults as said above. */
+/* Rows over cps_pack_options (out, lists and progress aside); defaults as said above. */
 extern const cps_option cps_pack_option_rows[];
 
 /* CPS_PACK_RULES grows when the same sources make other records; what is kept by the digest of its
@@ -51,13 +56,21 @@ typedef struct cps_pack_report {
     int64_t captions;        /* texts, over all records */
     int64_t without_caption; /* records */
     int64_t classes, fields;
-    int64_t inat21_folders; /* class folders that gave the ranks */
-    int64_t missing;        /* left out */
-    int64_t bad;            /* kept with a reason */
+    int64_t inat21_folders;   /* class folders that gave the ranks */
+    int64_t missing;          /* left out */
+    int64_t excluded;         /* left out: their pictures are in the shards to exclude */
+    int64_t excluded_unknown; /* records of those shards that are known by sample id alone */
+    int64_t copies;           /* left out */
+    int64_t copies_differ;    /* of these: with another label or other texts */
+    int64_t united_captions;  /* that kept records got from copies */
+    int64_t held_out_copies;  /* left out */
+    int64_t bad;              /* kept with a reason */
     int64_t shards_written, shards_kept;
     int64_t image_bytes;               /* in the shards */
     int64_t example_count;             /* the first bad records, in order of the shards */
     char *examples[CPS_PACK_EXAMPLES]; /* "file: reason" */
+    int64_t pair_count;                /* the first copies, those that differ before others */
+    char *pairs[CPS_PACK_EXAMPLES];    /* "file = file that is kept (what differs)" */
 } cps_pack_report;
 
 /* Collective. The same report on all ranks; free it with cps_pack_report_free. USAGE: options,

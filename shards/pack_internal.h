@@ -1,4 +1,4 @@
-/* What pack.c (the plan) and pack_write.c (the shards) share. */
+/* What pack.c (the plan), pack_content.c (equal pictures) and pack_write.c (the shards) share. */
 #ifndef CPS_SHARDS_PACK_INTERNAL_H
 #define CPS_SHARDS_PACK_INTERNAL_H
 
@@ -25,8 +25,16 @@ typedef struct cps_packing {
     int64_t shard_count;
 } cps_packing;
 
+#define CPS_PACK_MAX_IMAGE_BYTES ((int64_t)256 << 20) /* a larger file is kept as unreadable */
+
 /* Path of a record's file, malloc'ed. */
 char *cps_pack_path(const cps_plan *plan, int64_t record);
+/* Identity of a record, format.md. */
+uint64_t cps_pack_sample_id(const char *file, const uint8_t *bytes, size_t length);
+/* Calls the options' progress on rank 0. */
+void cps_pack_tell(const cps_packing *pack, const char *what, int64_t done, int64_t total);
+/* Collective. Leaves out records by the bytes of their pictures, as the options ask. */
+cps_status cps_pack_compare(cps_packing *pack, cps_pack_report *report) CPS_MUST_CHECK;
 /* Collective. Writes what is not there yet and completes the report. */
 cps_status cps_pack_write(cps_packing *pack, cps_pack_report *report) CPS_MUST_CHECK;
 

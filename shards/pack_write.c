@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 enum { BATCH = 64, DEFAULT_QUALITY = 90 };
-static const int64_t max_image_bytes = (int64_t)256 << 20;
 
 /* ---- names
  * --------------------------------------------------------------------------------------------------------
@@ -49,10 +48,15 @@ static char *shard_path(const cps_packing *pack, const cps_pack_shard *shard) {
     return path;
 }
 
+static bool encodes_anew(const cps_pack_options *options) {
+    return options->resize > 0 || options->quality > 0;
+}
+
+/* ", quality " says that pictures may have been encoded anew: cps_shard_knows_sources reads it. */
 static char *shard_made_by(const cps_packing *pack, const cps_pack_shard *shard) {
     const cps_pack_options *options = pack->options;
     char quality[32] = "";
-    if (options->resize > 0 || options->quality > 0) {
+    if (encodes_anew(options)) {
         snprintf(quality, sizeof quality, ", quality %lld",
                  (long long)(options->quality > 0 ? options->quality : DEFAULT_QUALITY));
     }
@@ -181,7 +185,7 @@ typedef struct item {
     int64_t record;
     uint8_t *bytes;
     size_t length;
-    uint64_t sample_id;
+    uint64_t sample_id, source;
     char *reason; /* NULL: decodes */
     char *error;  /* the file cannot be read: ends the packing */
     cps_status status;
@@ -192,7 +196,7 @@ typedef struct batch {
     item items[BATCH];
 } batch;
 
-static uint64_t sample_id_of(const char *file, const uint8_t *bytes, size_t length) {
+uint64_t cps_pack_sample_id(const char *file, const uint8_t *bytes, size_t length) {
     cps_hash *hash = cps_hash_create();
     cps_hash_add(hash, file, strlen(file) + 1);
     cps_hash_add(hash, bytes, length);
@@ -264,22 +268,25 @@ static void load_item(void *context, int64_t index) {
     const cps_plan *plan = &all->pack->plan;
     const cps_plan_record *record = cps_plan_record_at(plan, one->record);
     const char *file = cps_plan_string(plan, record->file);
-    if (record->bytes > max_image_bytes) {
+    if (record->bytes > CPS_PACK_MAX_IMAGE_BYTES) {
         one->reason = cps_format("a file of %lld bytes, at most %lld are read",
-                                 (long long)record->bytes, (long long)max_image_bytes);
-        one->sample_id = sample_id_of(file, NULL, 0);
+                                 (long long)record->bytes, (long long)CPS_PACK_MAX_IMAGE_BYTES);
+        one->sample_id = cps_pack_sample_id(file, NULL, 0);
         return;
     }
     char *path = cps_pack_path(plan, one->record);
     char *bytes = NULL;
-    one->status = cps_file_read(path, (size_t)max_image_bytes, &bytes, &one->length);
+    one->status = cps_file_read(path, (size_t)CPS_PACK_MAX_IMAGE_BYTES, &bytes, &one->length);
     free(path);
     if (one->status != CPS_OK) {
         one->error = cps_format("%s", cps_fail_message());
         return;
     }
     one->bytes = (uint8_t *)bytes;
-    one->sample_id = sample_id_of(file, one->bytes, one->length);
+    one->sample_id = cps_pack_sample_id(file, one->bytes, one->length);
+    if (encodes_anew(all->pack->options)) {
+        one->source = cps_hash64(one->bytes, one->length);
+    }
     if (try_picture(all->pack->options, one) != CPS_OK) {
         one->reason = cps_format("%s", cps_fail_message());
     }
@@ -366,6 +373,7 @@ static cps_status append_item(const cps_packing *pack, const item *one, text_gro
     const cps_record record = {.sample_id = one->sample_id,
                                .image = one->bytes,
                                .image_bytes = one->bytes != NULL ? one->length : 0,
+                               .source_checksum = one->source,
                                .bad_reason = one->reason,
                                .label = planned->label,
                                .text_field_count = pack->plan.fields.count,
@@ -405,11 +413,14 @@ typedef struct advance {
     int64_t base, share;
 } advance;
 
-static void tell(const cps_packing *pack, const advance *at, int64_t done, int64_t of) {
+void cps_pack_tell(const cps_packing *pack, const char *what, int64_t done, int64_t total) {
     if (pack->options->progress != NULL && cps_comm_rank(pack->comm) == 0) {
-        pack->options->progress(pack->options->progress_context, at->base + done * at->share / of,
-                                pack->order_count);
+        pack->options->progress(pack->options->progress_context, what, done, total);
     }
+}
+
+static void tell(const cps_packing *pack, const advance *at, int64_t done, int64_t of) {
+    cps_pack_tell(pack, "packing", at->base + done * at->share / of, pack->order_count);
 }
 
 static cps_status write_records(const cps_packing *pack, int64_t number, const advance *at,

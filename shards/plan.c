@@ -379,6 +379,80 @@ cps_status cps_plan_finish(cps_plan *plan, const char *classes_file) {
     return classes_file != NULL ? label_by_file(plan, classes_file) : label_sorted(plan);
 }
 
+/* ---- records of one picture
+ * ----------------------------------------------------------------------------------------------
+ */
+
+/* Is every text of `one`, file and captions aside, among those of `other`? *facts_out: how many. */
+static bool is_part(const cps_plan *plan, const cps_plan_record *one, const cps_plan_record *other,
+                    int64_t *facts_out) {
+    *facts_out = 0;
+    for (int64_t i = 0; i < one->text_count; ++i) {
+        const cps_plan_text *text = cps_plan_text_at(plan, one->first_text + i);
+        bool found = text->field <= CPS_PLAN_CAPTION;
+        *facts_out += !found;
+        for (int64_t k = 0; !found && k < other->text_count; ++k) {
+            const cps_plan_text *there = cps_plan_text_at(plan, other->first_text + k);
+            found = there->field == text->field && strcmp(cps_plan_string(plan, there->text),
+                                                          cps_plan_string(plan, text->text)) == 0;
+        }
+        if (!found) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool cps_plan_is_alike(const cps_plan *plan, int64_t a, int64_t b) {
+    const cps_plan_record *one = cps_plan_record_at(plan, a);
+    const cps_plan_record *other = cps_plan_record_at(plan, b);
+    int64_t facts = 0;
+    int64_t others = 0;
+    return one->label == other->label && is_part(plan, one, other, &facts) &&
+           is_part(plan, other, one, &others) && facts == others;
+}
+
+static bool has_caption(const cps_plan *plan, const cps_plan_text *first, int64_t count,
+                        const char *caption) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (first[i].field == CPS_PLAN_CAPTION &&
+            strcmp(cps_plan_string(plan, first[i].text), caption) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The texts of a record are a run: its longer run goes to the end of all. */
+cps_status cps_plan_unite_captions(cps_plan *plan, int64_t to, int64_t from) {
+    cps_plan_record *record = cps_plan_record_at(plan, to);
+    const cps_plan_record *other = cps_plan_record_at(plan, from);
+    const int64_t first = plan->texts.count;
+    cps_plan_text *run =
+        extend(&plan->texts, sizeof *run, record->text_count + other->caption_count);
+    if (run == NULL) {
+        return fail_memory();
+    }
+    int64_t count = record->text_count;
+    memcpy(run, cps_plan_text_at(plan, record->first_text), (size_t)count * sizeof *run);
+    for (int64_t i = 0; i < other->text_count; ++i) {
+        const cps_plan_text *text = cps_plan_text_at(plan, other->first_text + i);
+        if (text->field == CPS_PLAN_CAPTION &&
+            !has_caption(plan, run, count, cps_plan_string(plan, text->text))) {
+            run[count++] = *text;
+            record->caption_count += 1;
+        }
+    }
+    if (count == record->text_count) {
+        plan->texts.count = first; /* nothing new */
+        return CPS_OK;
+    }
+    plan->texts.count = first + count;
+    record->first_text = first;
+    record->text_count = count;
+    return CPS_OK;
+}
+
 /* ---- sharing
  * ------------------------------------------------------------------------------------------------------
  */

@@ -12,14 +12,25 @@ typedef struct cps_plan_text {
     int32_t field, unused;
 } cps_plan_text;
 
+/* Why a record does not come into the shards. */
+typedef enum cps_plan_left {
+    CPS_LEFT_NOT,
+    CPS_LEFT_MISSING,  /* no such file */
+    CPS_LEFT_HELD_OUT, /* named by a hold-out list */
+    CPS_LEFT_EXCLUDED, /* its picture is in shards that are to share none */
+    CPS_LEFT_COPY,     /* the same picture as an earlier record's */
+    CPS_LEFT_HELD_COPY /* the same picture as a held-out record's */
+} cps_plan_left;
+
 typedef struct cps_plan_record {
     int64_t folder,
         file;      /* pool: the file is <folder>/<file>; `file` alone names it in the shard */
-    int64_t bytes; /* of the file; -1: missing */
+    int64_t bytes; /* of the file; -1: not measured, or missing */
     int64_t first_text, text_count;
     int64_t last_text, label_name; /* while the plan is made */
     int32_t label;                 /* -1: none */
     int32_t caption_count;
+    int32_t left_out, unused; /* cps_plan_left */
 } cps_plan_record;
 
 /* A growing array of plain elements. */
@@ -59,6 +70,10 @@ cps_status cps_plan_add_folder(cps_plan *plan, const char *path, cps_plan_folder
 cps_status cps_plan_finish(cps_plan *plan, const char *classes_file) CPS_MUST_CHECK;
 /* Collective. Rank 0's plan reaches all. */
 void cps_plan_share(cps_comm *comm, cps_plan *plan);
+/* Of a finished plan: do two records say the same but for file and captions? unite: `to` gets the
+ * captions of `from` that it does not have. */
+bool cps_plan_is_alike(const cps_plan *plan, int64_t a, int64_t b);
+cps_status cps_plan_unite_captions(cps_plan *plan, int64_t to, int64_t from) CPS_MUST_CHECK;
 
 const char *cps_plan_string(const cps_plan *plan, int64_t at);
 cps_plan_record *cps_plan_record_at(const cps_plan *plan, int64_t record);

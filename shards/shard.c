@@ -37,6 +37,7 @@ struct cps_shard {
     int64_t blob_address;
     int64_t *offset;    /* [count + 1], bytes from blob_address */
     uint64_t *checksum; /* [count] */
+    uint64_t *source;   /* [count], where pictures may have been encoded anew; else NULL */
     uint64_t *sample_id;
     text_list reasons; /* one a record, "" where it decodes */
     int64_t field_count;
@@ -60,10 +61,11 @@ static cps_status damaged(const opening *open, const char *name, const char *wha
                     open->shard->path, name, what);
 }
 
-/* Reads a whole dataset of the index (at most as large as the file), checks its checksum, and that
- * it has `wanted` elements (-1: any). */
-static cps_status read_index(opening *open, const char *name, cps_h5_type type, size_t element,
-                             int64_t wanted, void **values_out, int64_t *count_out) {
+/* Reads a whole dataset (at most as large as the file), checks its checksum, and that it has
+ * `wanted` elements (-1: any). */
+static cps_status read_checked(opening *open, const char *name, cps_h5_type type, size_t element,
+                               int64_t wanted, void **values_out, int64_t *count_out,
+                               uint64_t *hash_out) {
     void *values = NULL;
     int64_t count = 0;
     char *stored = NULL;
@@ -83,9 +85,6 @@ static cps_status read_index(opening *open, const char *name, cps_h5_type type, 
     if (status == CPS_OK && strcmp(stored, hex) != 0) {
         status = damaged(open, name, "its checksum does not fit");
     }
-    if (status == CPS_OK) {
-        status = cps_listing_add(&open->listing, name, hash);
-    }
     free(stored);
     if (status != CPS_OK) {
         free(values);
@@ -93,6 +92,22 @@ static cps_status read_index(opening *open, const char *name, cps_h5_type type, 
     }
     *values_out = values;
     *count_out = count;
+    *hash_out = hash;
+    return CPS_OK;
+}
+
+/* The same of a dataset of the index. */
+static cps_status read_index(opening *open, const char *name, cps_h5_type type, size_t element,
+                             int64_t wanted, void **values_out, int64_t *count_out) {
+    void *values = NULL;
+    uint64_t hash = 0;
+    CPS_TRY(read_checked(open, name, type, element, wanted, &values, count_out, &hash));
+    const cps_status status = cps_listing_add(&open->listing, name, hash);
+    if (status != CPS_OK) {
+        free(values);
+        return status;
+    }
+    *values_out = values;
     return CPS_OK;
 }
 
@@ -234,6 +249,20 @@ static cps_status read_labels(opening *open) {
     return CPS_OK;
 }
 
+/* Of shards whose pictures may have been encoded anew. */
+static cps_status read_sources(opening *open) {
+    int64_t count = 0;
+    uint64_t hash = 0;
+    void *values = NULL;
+    if (!cps_h5_has(open->file, "source") || !cps_h5_has(open->file, CPS_SHARD_SOURCES)) {
+        return CPS_OK;
+    }
+    CPS_TRY(read_checked(open, CPS_SHARD_SOURCES, CPS_H5_U64, sizeof(uint64_t), open->shard->count,
+                         &values, &count, &hash));
+    open->shard->source = values;
+    return CPS_OK;
+}
+
 static cps_status read_records(opening *open) {
     cps_shard *shard = open->shard;
     int64_t count = 0;
@@ -358,6 +387,7 @@ static cps_status check_index(opening *open) {
 static cps_status read_shard(opening *open) {
     CPS_TRY(check_format(open));
     CPS_TRY(read_records(open));
+    CPS_TRY(read_sources(open));
     CPS_TRY(read_fields(open));
     CPS_TRY(read_labels(open));
     CPS_TRY(check_index(open));
@@ -423,6 +453,7 @@ void cps_shard_close(cps_shard *shard) {
     free(shard->label);
     free(shard->offset);
     free(shard->checksum);
+    free(shard->source);
     free(shard->sample_id);
     free(shard->made_by);
     if (shard->fd >= 0) {
@@ -484,6 +515,16 @@ cps_status cps_shard_read_image(const cps_shard *shard, int64_t record, bool ver
                         (unsigned long long)shard->sample_id[record]);
     }
     return CPS_OK;
+}
+
+uint64_t cps_shard_source_checksum(const cps_shard *shard, int64_t record) {
+    check_record(shard, record);
+    return shard->source != NULL ? shard->source[record] : shard->checksum[record];
+}
+
+/* The packer notes in made_by when it may encode anew. */
+bool cps_shard_knows_sources(const cps_shard *shard) {
+    return shard->source != NULL || strstr(shard->made_by, ", quality ") == NULL;
 }
 
 int64_t cps_shard_field_count(const cps_shard *shard) {

@@ -29,6 +29,11 @@ const char *cps_shard_bad_reason(const cps_shard *shard, int64_t record);
 int64_t cps_shard_image_bytes(const cps_shard *shard, int64_t record);
 cps_status cps_shard_read_image(const cps_shard *shard, int64_t record, bool verify,
                                 uint8_t *bytes_out) CPS_MUST_CHECK;
+/* XXH3-64 of the file that the packer read for this image: that of the stored bytes unless the
+ * packer encoded it anew. */
+uint64_t cps_shard_source_checksum(const cps_shard *shard, int64_t record);
+/* Does the shard say so of every record? A shard that a former packer encoded anew does not. */
+bool cps_shard_knows_sources(const cps_shard *shard);
 
 /* Text fields: "caption", the seven ranks ("kingdom" ... "species"), "common_name", "file", and
  * whatever else was packed. Several texts a record are allowed. Texts are held in memory,
@@ -56,6 +61,8 @@ typedef struct cps_record {
     uint64_t sample_id;
     const uint8_t *image; /* may be empty when bad_reason says why */
     size_t image_bytes;
+    /* XXH3-64 of the file that `image` was made of; 0: it is that file. */
+    uint64_t source_checksum;
     const char *bad_reason; /* NULL: decodes */
     int32_t label;          /* -1: none */
     int64_t text_field_count;

@@ -38,7 +38,8 @@ struct cps_shard_writer {
     char *made_by;
     int spool; /* nameless file with the images so far */
     int64_t count, image_bytes, class_count;
-    buffer offset, checksum, sample_id, label;
+    buffer offset, checksum, sample_id, label, source;
+    bool says_source; /* some record does: `source` is written */
     text_column reasons, classes;
     int64_t field_count;
     field_column *fields;
@@ -192,6 +193,7 @@ void cps_shard_writer_abandon(cps_shard_writer *writer) {
     free(writer->checksum.bytes);
     free(writer->sample_id.bytes);
     free(writer->label.bytes);
+    free(writer->source.bytes);
     if (writer->spool >= 0) {
         close(writer->spool);
     }
@@ -270,6 +272,9 @@ cps_status cps_shard_writer_append(cps_shard_writer *writer, const cps_record *r
     CPS_TRY(append(&writer->checksum, &checksum, sizeof checksum));
     CPS_TRY(append(&writer->sample_id, &record->sample_id, sizeof record->sample_id));
     CPS_TRY(append(&writer->label, &record->label, sizeof record->label));
+    const uint64_t source = record->source_checksum != 0 ? record->source_checksum : checksum;
+    CPS_TRY(append(&writer->source, &source, sizeof source));
+    writer->says_source = writer->says_source || record->source_checksum != 0;
     CPS_TRY(append_text(&writer->reasons, record->bad_reason != NULL ? record->bad_reason : ""));
     CPS_TRY(append_texts(writer, record));
     writer->count += 1;
@@ -286,17 +291,24 @@ typedef struct finishing {
     cps_listing listing;
 } finishing;
 
-/* One dataset of the index with its checksum. */
-static cps_status put(finishing *finish, const char *name, cps_h5_type type, size_t element,
-                      const buffer *values) {
+/* One dataset with its checksum. */
+static cps_status put_checked(finishing *finish, const char *name, cps_h5_type type, size_t element,
+                              const buffer *values, uint64_t *hash_out) {
     char hex[17];
     static const char nothing[8] = {0};
     const int64_t count = (int64_t)(values->length / element);
     const void *bytes = values->bytes != NULL ? values->bytes : nothing;
-    const uint64_t hash = cps_hash64(bytes, values->length);
-    cps_hash_hex(hash, hex);
+    *hash_out = cps_hash64(bytes, values->length);
+    cps_hash_hex(*hash_out, hex);
     CPS_TRY(cps_h5_write(finish->file, name, type, 1, &count, bytes));
-    CPS_TRY(cps_h5_write_text(finish->file, name, CPS_SHARD_CHECKSUM, hex));
+    return cps_h5_write_text(finish->file, name, CPS_SHARD_CHECKSUM, hex);
+}
+
+/* One dataset of the index. */
+static cps_status put(finishing *finish, const char *name, cps_h5_type type, size_t element,
+                      const buffer *values) {
+    uint64_t hash = 0;
+    CPS_TRY(put_checked(finish, name, type, element, values, &hash));
     return cps_listing_add(&finish->listing, name, hash);
 }
 
@@ -349,6 +361,11 @@ static cps_status put_index(finishing *finish) {
     if (writer->class_count > 0) {
         CPS_TRY(put_texts(finish, "label/name", &writer->classes));
         CPS_TRY(put(finish, "label/id", CPS_H5_I32, sizeof(int32_t), &writer->label));
+    }
+    if (writer->says_source) { /* readers that do not know it ignore it */
+        uint64_t hash = 0;
+        CPS_TRY(put_checked(finish, CPS_SHARD_SOURCES, CPS_H5_U64, sizeof(uint64_t),
+                            &writer->source, &hash));
     }
     return put_attributes(finish);
 }

@@ -22,6 +22,23 @@ int32_t cps_taxon_rank(const char *name) {
     return strcmp(name, "cls") == 0 ? cps_taxon_rank("class") : -1;
 }
 
+static const char *first_text(const cps_shard *shard, const char *name, int64_t record) {
+    const int64_t field = cps_shard_field(shard, name);
+    const bool has = field >= 0 && cps_shard_text_count(shard, field, record) > 0;
+    return has ? cps_shard_text(shard, field, record, 0) : NULL;
+}
+
+cps_taxon_fields cps_taxon_fields_of(const cps_shard *shard, int64_t record) {
+    cps_taxon_fields fields = {.common = first_text(shard, "common_name", record),
+                               .subspecies = first_text(shard, "subspecies", record)};
+    for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
+        fields.ranks[rank] = first_text(shard, cps_taxon_rank_names[rank], record);
+    }
+    const int32_t label = cps_shard_has_labels(shard) ? cps_shard_label(shard, record) : -1;
+    fields.as_is = label >= 0 ? cps_shard_class_name(shard, label) : NULL;
+    return fields;
+}
+
 /* ---- the buffer ------------------------------------------------------------------------------ */
 
 enum { FIRST_ROOM = 512 };

@@ -7,6 +7,7 @@
 #define CPS_SHARDS_TAXON_H
 
 #include "base/status.h"
+#include "shards/shard.h"
 
 enum { CPS_TAXON_RANKS = 7, CPS_TAXON_GENUS = 5, CPS_TAXON_SPECIES = 6 };
 /* "kingdom", "phylum", "class", "order", "family", "genus", "species", NULL: also the names of the
@@ -22,6 +23,9 @@ typedef struct cps_taxon_fields {
     const char *subspecies; /* evaluation strings alone */
     const char *as_is;      /* the class's own name: evaluation type "asis" */
 } cps_taxon_fields;
+/* The fields of a record: the first texts of kingdom .. species, common_name and subspecies, and
+ * the name of its class. Borrowed from the shard. */
+cps_taxon_fields cps_taxon_fields_of(const cps_shard *shard, int64_t record);
 
 /* A cleaned record: every rank lower-case, "" where unknown. One block of memory: free(). NULL in
  * *taxon_out: all ranks are empty, the record names no organism. */

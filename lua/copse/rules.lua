@@ -131,9 +131,10 @@ end
 local function add_metrics(metrics, evaluation)
   for _, key in ipairs(host.kinds[evaluation.kind].metrics) do
     local name = evaluation.name .. "." .. key
-    if key:find("{k}", 1, true) then
-      local ks = type(evaluation.k) == "table" and evaluation.k or { evaluation.k }
-      for _, k in ipairs(ks) do metrics[(name:gsub("{k}", text.number(k)))] = true end
+    local option = key:match("{([%w_]+)}") -- one metric for each of its numbers
+    if option then
+      local values = type(evaluation[option]) == "table" and evaluation[option] or { evaluation[option] }
+      for _, value in ipairs(values) do metrics[(name:gsub("{[%w_]+}", text.number(value)))] = true end
     else
       metrics[name] = true
     end
@@ -158,6 +159,22 @@ function rules.metric_exists(place, name, metrics)
     names_of(metrics))
 end
 
+-- Each gives metrics of its own.
+local function whole_numbers(place, key, list)
+  local first = {}
+  for i, number in ipairs(list or {}) do
+    local at = check.child(check.child(place, key), i)
+    if not math.tointeger(number) then
+      check.report(at, "should be a whole number, not %s", text.number(number))
+    elseif first[number] then
+      check.report(at, "%s is there already, at [%d]", text.number(number), first[number])
+    else
+      first[number] = i
+    end
+  end
+  if list and #list == 0 then check.report(check.child(place, key), "is empty: a list such as { 1, 5 }") end
+end
+
 function rules.evaluation(evaluation, place, stage_names)
   local name = evaluation.name
   if name and not name:find("^[%w_][%w_-]*$") then
@@ -176,13 +193,8 @@ function rules.evaluation(evaluation, place, stage_names)
         template)
     end
   end
-  if evaluation.kind == "retrieval" then
-    for i, k in ipairs(evaluation.k or {}) do
-      if not math.tointeger(k) then
-        check.report(check.child(check.child(place, "k"), i), "should be a whole number, not %s", text.number(k))
-      end
-    end
-  end
+  if evaluation.kind == "retrieval" then whole_numbers(place, "k", evaluation.k) end
+  if evaluation.kind == "few_shot" then whole_numbers(place, "shots", evaluation.shots) end
 end
 
 return rules

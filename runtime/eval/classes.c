@@ -13,42 +13,40 @@ static cps_status fail_memory(void) {
 
 /* ---- class lists ---- */
 
-static cps_status fail_labels(const char *where, const cps_shard *shard) {
+static cps_status fail_labels(const cps_shard *shard) {
     return cps_fail(CPS_ERR_DATA,
-                    "%s: shard '%s' has no class labels: pack it with a label column "
+                    "shard '%s' has no class labels: pack it with a label column "
                     "('copse pack ... --label COLUMN'), or leave this evaluation out",
-                    where, cps_shard_path(shard));
+                    cps_shard_path(shard));
 }
 
 /* `shard` must have the classes of `first`. */
-static cps_status check_classes(const char *where, const cps_shard *first, const cps_shard *shard) {
+static cps_status check_classes(const cps_shard *first, const cps_shard *shard) {
     const int64_t count = cps_shard_class_count(first);
     if (!cps_shard_has_labels(shard)) {
-        return fail_labels(where, shard);
+        return fail_labels(shard);
     }
     if (cps_shard_class_count(shard) != count) {
         return cps_fail(CPS_ERR_DATA,
-                        "%s: shard '%s' has %lld classes, '%s' has %lld: the shards of one set "
+                        "shard '%s' has %lld classes, '%s' has %lld: the shards of one set "
                         "need one class list; pack them together, or with the same --classes file",
-                        where, cps_shard_path(shard), (long long)cps_shard_class_count(shard),
+                        cps_shard_path(shard), (long long)cps_shard_class_count(shard),
                         cps_shard_path(first), (long long)count);
     }
     for (int64_t i = 0; i < count; i++) {
         if (strcmp(cps_shard_class_name(shard, i), cps_shard_class_name(first, i)) != 0) {
             return cps_fail(CPS_ERR_DATA,
-                            "%s: class %lld is '%s' in shard '%s' and '%s' in '%s': the shards of "
+                            "class %lld is '%s' in shard '%s' and '%s' in '%s': the shards of "
                             "one set need one class list; pack them together, or with the same "
                             "--classes file",
-                            where, (long long)i, cps_shard_class_name(shard, i),
-                            cps_shard_path(shard), cps_shard_class_name(first, i),
-                            cps_shard_path(first));
+                            (long long)i, cps_shard_class_name(shard, i), cps_shard_path(shard),
+                            cps_shard_class_name(first, i), cps_shard_path(first));
         }
     }
     return CPS_OK;
 }
 
-cps_status cps_class_list_of(const cps_stream *stream, const char *where,
-                             cps_class_list *list_out) {
+cps_status cps_class_list_of(const cps_stream *stream, cps_class_list *list_out) {
     const cps_shard *first = NULL, *last = NULL;
     for (int64_t i = 0; i < cps_stream_records(stream); i++) {
         cps_place place;
@@ -59,10 +57,10 @@ cps_status cps_class_list_of(const cps_stream *stream, const char *where,
         if (first == NULL) {
             first = place.shard;
             if (!cps_shard_has_labels(first) || cps_shard_class_count(first) == 0) {
-                return fail_labels(where, first);
+                return fail_labels(first);
             }
         } else {
-            CPS_TRY(check_classes(where, first, place.shard));
+            CPS_TRY(check_classes(first, place.shard));
         }
         last = place.shard;
     }
@@ -77,6 +75,12 @@ cps_status cps_class_list_of(const cps_stream *stream, const char *where,
     }
     *list_out = list;
     return CPS_OK;
+}
+
+int64_t cps_class_count_of(const cps_stream *stream) {
+    cps_place place;
+    cps_stream_stored(stream, 0, &place);
+    return cps_shard_class_count(place.shard);
 }
 
 /* A name and its place in "the list, then what is joined". */

@@ -12,9 +12,9 @@ typedef struct cps_class_list {
 } cps_class_list;
 
 /* The class list that all shards of a stream share. DATA: a shard without labels, or with another
- * list than the first; names shard and class. `where`: the evaluation, for messages. */
-cps_status cps_class_list_of(const cps_stream *stream, const char *where,
-                             cps_class_list *list_out) CPS_MUST_CHECK;
+ * list than the first; names shard and class. */
+cps_status cps_class_list_of(const cps_stream *stream, cps_class_list *list_out) CPS_MUST_CHECK;
+int64_t cps_class_count_of(const cps_stream *stream); /* of its first shard; 0: it has no labels */
 /* Adds the names of `more` that are missing; map_out[more->count] says where each one is. Two
  * classes of one name stay the first of them. UNAVAILABLE: memory. */
 cps_status cps_class_list_join(cps_class_list *list, const cps_class_list *more,

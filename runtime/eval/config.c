@@ -3,7 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const averaging_choices[] = {"normalise_first", "average_first", NULL};
+static const char *const variant_choices[] = {
+    [CPS_SHOT_STATELESS] = "stateless", [CPS_SHOT_IN_PLACE] = "in_place", NULL};
+static const char *const short_choices[] = {[CPS_SHORT_ERROR] = "error",
+                                            [CPS_SHORT_KEEP] = "keep",
+                                            [CPS_SHORT_LEAVE_OUT] = "leave_out",
+                                            NULL};
+static const char *const averaging_choices[] = {
+    [CPS_NORMALISE_FIRST] = "normalise_first", [CPS_AVERAGE_FIRST] = "average_first", NULL};
 
 /* What every evaluation takes is in cps_evaluation_options and not in these rows but for the name.
  */
@@ -40,6 +47,10 @@ typedef struct named_knn {
     named_options common;
     cps_knn_options options;
 } named_knn;
+typedef struct named_few_shot {
+    named_options common;
+    cps_few_shot_options options;
+} named_few_shot;
 
 const cps_option cps_zero_shot_rows[] = {
     NAME_ROW,
@@ -117,6 +128,44 @@ const cps_option cps_knn_rows[] = {
     {.name = NULL},
 };
 
+const cps_option cps_few_shot_rows[] = {
+    NAME_ROW,
+    {.name = "shots",
+     .kind = CPS_OPT_NUMBERS,
+     .help = "labelled images of each class; one result for each number",
+     .default_text = "{1,5}",
+     .minimum = 1,
+     .maximum = 1e6,
+     .offset = offsetof(named_few_shot, options.shots)},
+    {.name = "folds",
+     .kind = CPS_OPT_INTEGER,
+     .help = "draws of the labelled images; the metrics are mean and deviation over them",
+     .default_text = "5",
+     .minimum = 1,
+     .maximum = 1000,
+     .offset = offsetof(named_few_shot, options.folds)},
+    {.name = "seed",
+     .kind = CPS_OPT_INTEGER,
+     .help = "of the first fold's draw; fold f has seed + f",
+     .default_text = "0",
+     .minimum = 0,
+     .maximum = 1e15,
+     .offset = offsetof(named_few_shot, options.seed)},
+    {.name = "variant",
+     .kind = CPS_OPT_CHOICE,
+     .help = "each fold's shuffle starts from stored order, or from where the last one ended",
+     .default_text = "stateless",
+     .choices = variant_choices,
+     .offset = offsetof(named_few_shot, options.variant)},
+    {.name = "short_classes",
+     .kind = CPS_OPT_CHOICE,
+     .help = "classes with too few images end the run, are kept with what they have, or stay out",
+     .default_text = "error",
+     .choices = short_choices,
+     .offset = offsetof(named_few_shot, options.short_classes)},
+    {.name = NULL},
+};
+
 const char *const cps_zero_shot_metrics[] = {"top1", "top5", "per_class", NULL};
 const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              "text_to_image_r{k}",
@@ -127,22 +176,53 @@ const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              NULL};
 const char *const cps_validation_loss_metrics[] = {"loss", "loss_*", NULL};
 const char *const cps_knn_metrics[] = {"top1", "top5", "per_class", NULL};
+const char *const cps_few_shot_metrics[] = {"shot{shots}", "shot{shots}_std", NULL};
 
-static const char *const kind_names[] = {"zero_shot", "retrieval", "validation_loss", "knn"};
+static const char *const kind_names[] = {"zero_shot", "retrieval", "validation_loss", "knn",
+                                         "few_shot"};
 enum { KIND_COUNT = sizeof kind_names / sizeof *kind_names };
 
 const char *cps_eval_kind_name(cps_eval_kind kind) {
     return (int)kind >= 0 && (int)kind < KIND_COUNT ? kind_names[kind] : "unknown";
 }
 
+const char *cps_averaging_name(cps_averaging averaging) {
+    return averaging_choices[averaging];
+}
+
+const char *cps_shot_variant_name(cps_shot_variant variant) {
+    return variant_choices[variant];
+}
+
+const char *cps_short_classes_name(cps_short_classes short_classes) {
+    return short_choices[short_classes];
+}
+
+static bool starts_with(const char *text, const char *start) {
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    const size_t length = strlen(text), end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
 bool cps_metric_less_is_better(const char *metric) {
+    /* Accuracies and recalls are what grows; losses, their terms (named by objectives), ranks,
+     * distances and deviations fall. */
+    static const char *const growing[] = {"top",         "per_class", "shot",         "rank_",
+                                          "aggregated_", "purity_",   "shared_depth", NULL};
     const char *key = strrchr(metric, '.');
     key = key ? key + 1 : metric;
-    /* Accuracies and recalls are what grows; losses, their terms (named by objectives) and ranks
-     * fall. */
+    if (ends_with(key, "_std") || ends_with(key, "tree_distance")) {
+        return true;
+    }
     const char *recall = strstr(key, "_r");
-    return strncmp(key, "top", 3) != 0 && strncmp(key, "per_class", 9) != 0 &&
-           !(recall != NULL && recall[2] >= '0' && recall[2] <= '9');
+    bool grows = recall != NULL && recall[2] >= '0' && recall[2] <= '9';
+    for (int i = 0; growing[i] != NULL; i++) {
+        grows = grows || starts_with(key, growing[i]);
+    }
+    return !grows;
 }
 
 static cps_status parse_kind(const cps_json *object, const char *where, const char *const *also,
@@ -176,6 +256,13 @@ static cps_status parse_kind(const cps_json *object, const char *where, const ch
         out->name = named.common.name;
         out->knn = named.options;
         return cps_shards_options_parse(cps_json_get(object, "bank"), where, arena, &out->knn.bank);
+    }
+    case CPS_EVAL_FEW_SHOT: {
+        named_few_shot named = {0};
+        CPS_TRY(cps_options_parse(cps_few_shot_rows, object, where, also, arena, &named));
+        out->name = named.common.name;
+        out->few_shot = named.options;
+        return CPS_OK;
     }
     }
     return cps_fail(CPS_ERR_INTERNAL, "%s: evaluation kind %d is unknown", where, (int)out->kind);

@@ -9,8 +9,18 @@ typedef enum cps_eval_kind {
     CPS_EVAL_ZERO_SHOT,
     CPS_EVAL_RETRIEVAL,
     CPS_EVAL_VALIDATION_LOSS,
-    CPS_EVAL_KNN
+    CPS_EVAL_KNN,
+    CPS_EVAL_FEW_SHOT
 } cps_eval_kind;
+/* How the items of a class are shuffled from fold to fold: each time from stored order (BioCLIP 2),
+ * or on from the last shuffle (BioCLIP). */
+typedef enum cps_shot_variant { CPS_SHOT_STATELESS, CPS_SHOT_IN_PLACE } cps_shot_variant;
+/* What becomes of classes with fewer than k images. */
+typedef enum cps_short_classes {
+    CPS_SHORT_ERROR,
+    CPS_SHORT_KEEP,     /* all they have is support */
+    CPS_SHORT_LEAVE_OUT /* with their images */
+} cps_short_classes;
 typedef enum cps_averaging { CPS_NORMALISE_FIRST, CPS_AVERAGE_FIRST } cps_averaging;
 
 typedef struct cps_zero_shot_options {
@@ -34,6 +44,13 @@ typedef struct cps_knn_options {
                            alike */
     cps_shards_options bank; /* the neighbours */
 } cps_knn_options;
+typedef struct cps_few_shot_options {
+    cps_numbers shots;     /* support images of a class, one result for each */
+    int64_t folds;         /* draws of the support */
+    int64_t seed;          /* of fold 0; fold f has seed + f */
+    int32_t variant;       /* cps_shot_variant */
+    int32_t short_classes; /* cps_short_classes */
+} cps_few_shot_options;
 
 typedef struct cps_evaluation_options {
     cps_eval_kind kind;
@@ -48,20 +65,26 @@ typedef struct cps_evaluation_options {
         cps_retrieval_options retrieval;
         cps_validation_loss_options validation_loss;
         cps_knn_options knn;
+        cps_few_shot_options few_shot;
     };
 } cps_evaluation_options;
 
 /* Rows and metric keys by kind, for the job layer: those of cps_job_rows. */
 extern const cps_option cps_zero_shot_rows[], cps_retrieval_rows[], cps_validation_loss_rows[],
-    cps_knn_rows[];
+    cps_knn_rows[], cps_few_shot_rows[];
 extern const char *const cps_zero_shot_metrics[],
-    *const cps_retrieval_metrics[], *const cps_validation_loss_metrics[], *const cps_knn_metrics[];
+    *const cps_retrieval_metrics[], *const cps_validation_loss_metrics[],
+                                        *const cps_knn_metrics[], *const cps_few_shot_metrics[];
 
 /* The job's `evaluate` array. */
 cps_status cps_evaluations_parse(const cps_json *evaluate, cps_arena *arena,
                                  cps_evaluation_options **evaluations_out,
                                  int64_t *count_out) CPS_MUST_CHECK;
 const char *cps_eval_kind_name(cps_eval_kind kind);
+/* As jobs write them. Static. */
+const char *cps_averaging_name(cps_averaging averaging);
+const char *cps_shot_variant_name(cps_shot_variant variant);
+const char *cps_short_classes_name(cps_short_classes short_classes);
 /* Losses and ranks: less is better. `metric`: "val.loss", "rsicd.text_to_image_median_rank". */
 bool cps_metric_less_is_better(const char *metric);
 

@@ -50,6 +50,30 @@ static cps_status open_stream(const cps_evaluation_options *options, const cps_s
     return status;
 }
 
+static cps_status check_labels(const cps_stream *stream) {
+    cps_class_list classes = {0};
+    const cps_status status = cps_class_list_of(stream, &classes);
+    cps_class_list_free(&classes);
+    return status;
+}
+
+static cps_status check_streams(const cps_evaluation_options *options,
+                                const cps_evaluation_streams *streams) {
+    switch (options->kind) {
+    case CPS_EVAL_ZERO_SHOT:
+        return cps_zero_shot_check(&options->zero_shot, streams->data);
+    case CPS_EVAL_KNN:
+        CPS_TRY(check_labels(streams->data));
+        return cps_fail_context(check_labels(streams->bank), "bank");
+    case CPS_EVAL_FEW_SHOT:
+        return cps_few_shot_check_data(&options->few_shot, streams->data);
+    case CPS_EVAL_RETRIEVAL:
+    case CPS_EVAL_VALIDATION_LOSS:
+        break;
+    }
+    return CPS_OK;
+}
+
 cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cps_shard_pool *pool,
                                        const cps_evaluation_resolver *resolver,
                                        cps_evaluation_streams *streams_out) {
@@ -59,6 +83,7 @@ cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cp
         status = cps_fail_context(
             open_stream(options, &options->knn.bank, true, pool, resolver, &streams.bank), "bank");
     }
+    status = status != CPS_OK ? status : check_streams(options, &streams);
     if (status != CPS_OK) {
         cps_evaluation_streams_close(&streams);
         return cps_fail_context(status, "evaluation '%s'", options->name);
@@ -104,6 +129,11 @@ cps_status cps_evaluation_need_texts(const cps_evaluation *run) {
                           "side: evaluate the objective's embed (leave features out), or use "
                           "copse.knn",
                           run->where, cps_eval_kind_name(run->options->kind));
+}
+
+cps_status cps_evaluation_take_classes(cps_evaluation *run) {
+    return cps_fail_context(cps_class_list_of(run->request->streams->data, &run->classes), "%s",
+                            run->where);
 }
 
 static void report_left_out(const cps_evaluation_request *request, const cps_stream *stream,
@@ -205,6 +235,8 @@ static cps_status dispatch(cps_evaluation *run) {
         return cps_evaluate_retrieval(run);
     case CPS_EVAL_KNN:
         return cps_evaluate_knn(run);
+    case CPS_EVAL_FEW_SHOT:
+        return cps_evaluate_few_shot(run);
     case CPS_EVAL_VALIDATION_LOSS:
         break;
     }
@@ -250,6 +282,9 @@ size_t cps_evaluation_bytes(const cps_evaluation_options *options,
         bytes += cps_retrieval_bytes(streams->data, encoder);
     } else if (options->kind == CPS_EVAL_KNN) {
         bytes += stream_bytes(streams->bank, encoder, loader_threads);
+    } else if (options->kind == CPS_EVAL_FEW_SHOT) {
+        bytes += cps_few_shot_bytes(encoder, cps_stream_records(streams->data),
+                                    cps_class_count_of(streams->data), &options->few_shot);
     }
     return bytes;
 }

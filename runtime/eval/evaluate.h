@@ -15,10 +15,11 @@ typedef struct cps_evaluation_streams {
     cps_stream *bank; /* k-NN's neighbours, else NULL */
 } cps_evaluation_streams;
 
-/* Local. Opens the streams that `options` names. Retrieval leaves out records without a caption.
+/* Local. Opens the streams that `options` names and checks that they have the labels, and enough
+ * images of each class, that it wants. Retrieval leaves out records without a caption.
  * `resolve`: patterns of a set that is packed from `source`, and the stream that `rest_of` names
  * (either may stay NULL when no set needs it; a need without an answer is USAGE). Statuses of
- * cps_stream_create, the evaluation's name in front. */
+ * cps_stream_create, and DATA for labels; the evaluation's name in front. */
 typedef struct cps_evaluation_resolver {
     void *context;
     cps_status (*packed)(void *context, const cps_shards_options *set,

@@ -53,7 +53,8 @@ static cps_status load_bank(cps_evaluation *run, bank_set *bank_out) {
     cps_comm *comm = run->request->comm;
     cps_class_list classes = {0};
     CPS_TRY(cps_agree(comm, "evaluation",
-                      cps_class_list_of(run->request->streams->bank, run->where, &classes)));
+                      cps_fail_context(cps_class_list_of(run->request->streams->bank, &classes),
+                                       "%s, bank", run->where)));
     cps_status status = cps_fail_context(cps_evaluation_encode(run, run->request->streams->bank,
                                                                true, &bank_out->features,
                                                                &bank_out->ids, &bank_out->labels),
@@ -69,7 +70,7 @@ static cps_status check_knn(cps_evaluation *run) {
     const cps_numbers own = {0};
     CPS_BUG_IF(run->request->streams->bank == NULL || run->options->knn.k < 1);
     CPS_TRY(cps_evaluation_take_weights(run, &own));
-    return cps_class_list_of(run->request->streams->data, run->where, &run->classes);
+    return cps_evaluation_take_classes(run);
 }
 
 /* Collective. Votes, metrics, predictions. */

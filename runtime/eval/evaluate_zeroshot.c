@@ -16,7 +16,15 @@ static cps_status check_zero_shot(cps_evaluation *run) {
                         "of the classes, is",
                         run->where, options->text);
     }
-    return cps_class_list_of(run->request->streams->data, run->where, &run->classes);
+    return cps_evaluation_take_classes(run);
+}
+
+cps_status cps_zero_shot_check(const cps_zero_shot_options *options, const cps_stream *data) {
+    (void)options;
+    cps_class_list classes = {0};
+    const cps_status status = cps_class_list_of(data, &classes);
+    cps_class_list_free(&classes);
+    return status;
 }
 
 cps_status cps_evaluate_zero_shot(cps_evaluation *run) {
@@ -56,9 +64,7 @@ cps_status cps_evaluate_zero_shot(cps_evaluation *run) {
 
 size_t cps_zero_shot_bytes(const cps_zero_shot_options *options, const cps_stream *stream,
                            const cps_encoder *encoder) {
-    cps_place place;
-    cps_stream_stored(stream, 0, &place);
-    const int64_t classes = cps_shard_class_count(place.shard);
+    const int64_t classes = cps_class_count_of(stream);
     const int64_t top = cps_min_i64(cps_max_i64(CPS_EVALUATION_TOP, options->top), classes);
     const size_t prediction = sizeof(int32_t) + sizeof(cps_real);
     return cps_class_vectors_bytes(encoder, classes, options->templates.count) +

@@ -26,6 +26,14 @@ typedef struct cps_evaluation {
 cps_status cps_evaluate_zero_shot(cps_evaluation *run) CPS_MUST_CHECK;
 cps_status cps_evaluate_retrieval(cps_evaluation *run) CPS_MUST_CHECK;
 cps_status cps_evaluate_knn(cps_evaluation *run) CPS_MUST_CHECK;
+cps_status cps_evaluate_few_shot(cps_evaluation *run) CPS_MUST_CHECK;
+
+/* Local. What would end the first evaluation for want of labels, images of a class or ranks, said
+ * before anything is trained. DATA. */
+cps_status cps_zero_shot_check(const cps_zero_shot_options *options,
+                               const cps_stream *data) CPS_MUST_CHECK;
+cps_status cps_few_shot_check_data(const cps_few_shot_options *options,
+                                   const cps_stream *data) CPS_MUST_CHECK;
 
 /* Local. Bytes that a kind holds beside the features of the data stream. */
 size_t cps_zero_shot_bytes(const cps_zero_shot_options *options, const cps_stream *stream,
@@ -40,6 +48,8 @@ cps_status cps_evaluation_take_weights(cps_evaluation *run,
                                        const cps_numbers *score) CPS_MUST_CHECK;
 /* Local. USAGE: what is evaluated has no text side. */
 cps_status cps_evaluation_need_texts(const cps_evaluation *run) CPS_MUST_CHECK;
+/* Local. The class list of the data stream. */
+cps_status cps_evaluation_take_classes(cps_evaluation *run) CPS_MUST_CHECK;
 /* Features of a stream with ids and, where `classes`, labels; reports what was left out. */
 cps_status cps_evaluation_encode(const cps_evaluation *run, const cps_stream *stream, bool classes,
                                  cps_features *features_out, uint64_t **ids_out,

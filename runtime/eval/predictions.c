@@ -1,5 +1,6 @@
 #include "eval/predictions.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -44,15 +45,42 @@ static uint64_t class_list_digest(const cps_class_list *classes) {
     return digest;
 }
 
-static cps_status write_classes(cps_h5 *file, const cps_predictions_content *content) {
+static cps_status write_predictions(cps_h5 *file, const cps_predictions_content *content) {
     const cps_h5_type real = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
     const cps_predictions *predictions = content->predictions;
     const int64_t shape[] = {content->rows, predictions->top};
     CPS_TRY(cps_h5_write(file, "class_index", CPS_H5_I32, 2, shape, predictions->index));
-    CPS_TRY(cps_h5_write(file, "class_score", real, 2, shape, predictions->score));
-    CPS_TRY(
-        cps_h5_write_strings(file, "class_name", content->classes->names, content->classes->count));
-    return write_digest(file, "class_list_digest", class_list_digest(content->classes));
+    return cps_h5_write(file, "class_score", real, 2, shape, predictions->score);
+}
+
+static cps_status write_class_list(cps_h5 *file, const cps_class_list *classes) {
+    CPS_TRY(cps_h5_write_strings(file, "class_name", classes->names, classes->count));
+    return write_digest(file, "class_list_digest", class_list_digest(classes));
+}
+
+static cps_status write_shot(cps_h5 *file, const cps_few_shot_result *result,
+                             const cps_shot_result *shot) {
+    const int64_t support[] = {result->folds, shot->class_count, shot->k};
+    const int64_t predicted[] = {result->folds, result->rows};
+    char name[64];
+    snprintf(name, sizeof name, "shot%lld_class", (long long)shot->k);
+    CPS_TRY(cps_h5_write(file, name, CPS_H5_I32, 1, &shot->class_count, shot->classes));
+    snprintf(name, sizeof name, "shot%lld_support", (long long)shot->k);
+    CPS_TRY(cps_h5_write(file, name, CPS_H5_I64, 3, support, shot->support));
+    snprintf(name, sizeof name, "shot%lld_prediction", (long long)shot->k);
+    CPS_TRY(cps_h5_write(file, name, CPS_H5_I32, 2, predicted, shot->predicted));
+    snprintf(name, sizeof name, "shot%lld_accuracy", (long long)shot->k);
+    return cps_h5_write(file, name, CPS_H5_F64, 1, &result->folds, shot->accuracy);
+}
+
+static cps_status write_few_shot(cps_h5 *file, const cps_few_shot_result *result) {
+    CPS_TRY(cps_h5_write_text(file, "/", "variant", result->variant));
+    CPS_TRY(cps_h5_write_text(file, "/", "short_classes", result->short_classes));
+    CPS_TRY(cps_h5_write(file, "fold_seed", CPS_H5_U64, 1, &result->folds, result->seeds));
+    for (int64_t i = 0; i < result->shot_count; i++) {
+        CPS_TRY(write_shot(file, result, &result->shots[i]));
+    }
+    return CPS_OK;
 }
 
 static cps_status write_ranks(cps_h5 *file, const cps_predictions_content *content) {
@@ -70,8 +98,14 @@ static cps_status write_content(cps_h5 *file, const cps_predictions_content *con
     if (content->labels != NULL) {
         CPS_TRY(cps_h5_write(file, "label", CPS_H5_I32, 1, &content->rows, content->labels));
     }
+    if (content->classes != NULL) {
+        CPS_TRY(write_class_list(file, content->classes));
+    }
     if (content->predictions != NULL) {
-        CPS_TRY(write_classes(file, content));
+        CPS_TRY(write_predictions(file, content));
+    }
+    if (content->few_shot != NULL) {
+        CPS_TRY(write_few_shot(file, content->few_shot));
     }
     return content->ranks != NULL ? write_ranks(file, content) : CPS_OK;
 }

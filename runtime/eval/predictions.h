@@ -4,6 +4,7 @@
 #define CPS_EVAL_PREDICTIONS_H
 
 #include "eval/classes.h"
+#include "eval/few_shot.h"
 #include "eval/retrieval.h"
 
 /* What is NULL or 0 is left out of the file. */
@@ -12,12 +13,13 @@ typedef struct cps_predictions_content {
     int64_t step;
     uint64_t data_digest, bank_digest, preprocessing_digest;
     int64_t rows;
-    const uint64_t *sample_ids;         /* [rows] */
-    const int32_t *labels;              /* [rows] */
-    const cps_predictions *predictions; /* [rows] */
-    const cps_class_list *classes;      /* with its digest */
-    const cps_retrieval_ranks *ranks;   /* images: rows */
-    const int64_t *owners;              /* [texts] row of each text's image */
+    const uint64_t *sample_ids;          /* [rows] */
+    const int32_t *labels;               /* [rows] */
+    const cps_predictions *predictions;  /* [rows] */
+    const cps_class_list *classes;       /* with its digest */
+    const cps_few_shot_result *few_shot; /* rows */
+    const cps_retrieval_ranks *ranks;    /* images: rows */
+    const int64_t *owners;               /* [texts] row of each text's image */
 } cps_predictions_content;
 
 /* Local: rank 0. Written whole under another name, then renamed; the folder is made. IO. */

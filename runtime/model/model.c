@@ -62,7 +62,7 @@ typedef struct tower_options {
     cps_numbers mean, std;
 } tower_options;
 
-static const char *const kind_names[] = {"vit", "text", NULL};
+static const char *const kind_names[] = {"vit", "text", "resnet", NULL}; /* as cps_tower_kind */
 static const char *const variant_names[] = {"clip", "dino", NULL};
 static const char *const activation_names[] = {"gelu", "quick_gelu", NULL};
 static const char *const interpolation_names[] = {"bicubic", "bilinear", NULL};
@@ -92,14 +92,15 @@ static const char *const resize_names[] = {"crop", "squash", NULL};
     }
 
 const cps_option cps_tower_options[] = {
-    CHOICE_ROW(kind, kind_names, "What the tower reads: images (vit, the default) or text."),
+    CHOICE_ROW(kind, kind_names,
+               "What the tower is: vit (the default) or resnet for images, or text."),
     CHOICE_ROW(variant, variant_names,
                "Form of a ViT: clip (the default) or dino (its names, bias on patches, no norm "
                "before the blocks)."),
     SIZE_ROW(image_size, 1, 8192, "Side of the square input in pixels."),
     SIZE_ROW(patch, 1, 8192, "Side of a patch in pixels."),
-    SIZE_ROW(width, 1, 1 << 16, "Numbers a token."),
-    SIZE_ROW(layers, 1, 1024, "Transformer blocks."),
+    SIZE_ROW(width, 1, 1 << 16, "Numbers a token; resnet: of the pooled output (default: 2048)."),
+    SIZE_ROW(layers, 1, 1024, "Transformer blocks; resnet: 14, 26, 50, 101 or 152 (default: 50)."),
     SIZE_ROW(heads, 1, 1 << 16, "Attention heads (default: width / 64)."),
     SIZE_ROW(mlp_width, 1, 1 << 20, "Hidden numbers of a block's MLP (default: 4 width)."),
     SIZE_ROW(embed_dim, 0, 1 << 16,
@@ -116,10 +117,10 @@ const cps_option cps_tower_options[] = {
                "Chance that a sample skips the last block's branches in training; falls linearly "
                "to 0 at the first (default: 0)."),
     COLOUR_ROW(mean, "Mean of red, green, blue in 0..1 that is subtracted (default: clip CLIP's, "
-                     "dino ImageNet's)."),
+                     "dino and resnet ImageNet's)."),
     COLOUR_ROW(std, "Deviation of red, green, blue that divides (default: as mean)."),
     CHOICE_ROW(interpolation, interpolation_names,
-               "How evaluation images are resized (default: clip bicubic, dino bilinear)."),
+               "How evaluation images are resized (default: clip bicubic, else bilinear)."),
     CHOICE_ROW(resize, resize_names,
                "Evaluation images: crop (shorter side, then the centre; the default) or squash."),
     {.name = NULL}};
@@ -171,13 +172,15 @@ static void fill_variant(cps_json *tower) {
     add_text(tower, "variant", "clip");
     const char *variant = cps_json_get_string(tower, "variant", "clip");
     const bool dino = strcmp(variant, "dino") == 0;
+    const bool resnet = strcmp(cps_json_get_string(tower, "kind", "vit"), "resnet") == 0;
+    const bool imagenet = dino || resnet;
     add_bool(tower, "pre_norm", !dino);
     add_bool(tower, "patch_bias", dino);
     add_number(tower, "norm_eps", dino ? 1e-6 : 1e-5);
     add_number(tower, "drop_path", 0);
-    add_colour(tower, "mean", dino ? imagenet_mean : clip_mean);
-    add_colour(tower, "std", dino ? imagenet_std : clip_std);
-    add_text(tower, "interpolation", dino ? "bilinear" : "bicubic");
+    add_colour(tower, "mean", imagenet ? imagenet_mean : clip_mean);
+    add_colour(tower, "std", imagenet ? imagenet_std : clip_std);
+    add_text(tower, "interpolation", imagenet ? "bilinear" : "bicubic");
     add_text(tower, "resize", "crop");
     add_text(tower, "activation", "gelu");
 }
@@ -198,19 +201,34 @@ static void fill_text_preset(cps_json *tower, const cps_preset *preset, bool qui
     add_text(tower, "activation", quick ? "quick_gelu" : "gelu");
 }
 
-/* Keys that only one kind of tower has. */
-static cps_status check_keys(const cps_json *spec, bool is_text, const char *where) {
-    static const char *const of_images[] = {"image_size", "patch", "variant", "pre_norm",
-                                            "patch_bias", "mean",  "std",     "interpolation",
-                                            "resize",     NULL};
-    static const char *const of_text[] = {"context", "vocabulary", NULL};
-    for (const char *const *key = is_text ? of_images : of_text; *key != NULL; key++) {
+/* Keys that a kind of tower has not. */
+static cps_status check_keys(const cps_json *spec, cps_tower_kind kind, const char *where) {
+    static const char *const not_vit[] = {"context", "vocabulary", NULL};
+    static const char *const not_text[] = {"image_size", "patch", "variant", "pre_norm",
+                                           "patch_bias", "mean",  "std",     "interpolation",
+                                           "resize",     NULL};
+    static const char *const not_resnet[] = {"context",  "vocabulary", "patch",      "heads",
+                                             "variant",  "pre_norm",   "patch_bias", "mlp_width",
+                                             "norm_eps", "drop_path",  "activation", NULL};
+    static const char *const *const lists[] = {not_vit, not_text, not_resnet};
+    static const char *const names[] = {"image towers", "text towers", "residual networks"};
+    for (const char *const *key = lists[kind]; *key != NULL; key++) {
         if (spec != NULL && cps_json_get(spec, *key) != NULL) {
             return cps_fail(CPS_ERR_USAGE, "%s.%s: %s have no such setting; take it out", where,
-                            *key, is_text ? "text towers" : "image towers");
+                            *key, names[kind]);
         }
     }
     return CPS_OK;
+}
+
+/* What a spec says it is; option rows refuse other words. */
+static cps_tower_kind kind_of(const cps_json *spec) {
+    const char *name = cps_json_get_string(spec, "kind", "vit");
+    cps_tower_kind kind = CPS_TOWER_VIT;
+    for (int32_t i = 0; kind_names[i] != NULL; i++) {
+        kind = strcmp(name, kind_names[i]) == 0 ? (cps_tower_kind)i : kind;
+    }
+    return kind;
 }
 
 /* Image and text are what their names say; other towers choose. */
@@ -250,9 +268,18 @@ static cps_status default_heads(cps_json *tower, const char *where) {
     return CPS_OK;
 }
 
+static cps_status fill_sizes(cps_json *tower, bool resnet, const char *where) {
+    if (!resnet) {
+        return default_heads(tower, where);
+    }
+    add_number(tower, "width", 2048);
+    add_number(tower, "layers", 50);
+    return CPS_OK;
+}
+
 static cps_tower_config config_of(const tower_options *options) {
     cps_tower_config config = {
-        .kind = options->kind == 0 ? CPS_TOWER_VIT : CPS_TOWER_TEXT,
+        .kind = (cps_tower_kind)options->kind,
         .image_size = options->image_size,
         .patch = options->patch,
         .width = options->width,
@@ -306,13 +333,15 @@ static cps_status make_tower(cps_model *model, cps_json *filled, const char *nam
     static const char *const also[] = {"ema_of", NULL};
     static const char *const image_sizes[] = {"image_size", "patch", "width", "layers", NULL};
     static const char *const text_sizes[] = {"context", "vocabulary", "width", "layers", NULL};
+    static const char *const net_sizes[] = {"image_size", NULL};
+    static const char *const *const sizes[] = {image_sizes, text_sizes, net_sizes};
     add_text(filled, "kind", "vit");
     fill_variant(filled);
     tower_options options = {0};
     /* First the keys and types, so that a misspelt size is not called missing. */
     CPS_TRY(cps_options_parse(cps_tower_options, filled, where, also, model->arena, &options));
-    CPS_TRY(need(filled, where, options.kind == 0 ? image_sizes : text_sizes));
-    CPS_TRY(default_heads(filled, where));
+    CPS_TRY(need(filled, where, sizes[options.kind]));
+    CPS_TRY(fill_sizes(filled, options.kind == CPS_TOWER_RESNET, where));
     CPS_TRY(cps_options_parse(cps_tower_options, filled, where, also, model->arena, &options));
     cps_tower_config config = config_of(&options);
     config.name = name;
@@ -349,7 +378,7 @@ static cps_status make_image(const making *with) {
         return CPS_OK;
     }
     CPS_TRY(check_kind(spec, "vit", "model.image"));
-    CPS_TRY(check_keys(spec, false, "model.image"));
+    CPS_TRY(check_keys(spec, CPS_TOWER_VIT, "model.image"));
     cps_json *filled = copy_object(spec);
     if (with->preset != NULL) {
         fill_image_preset(filled, with->preset, with->quick_gelu);
@@ -384,7 +413,7 @@ static cps_status make_text(const making *with) {
         return CPS_OK;
     }
     CPS_TRY(check_kind(spec, "text", "model.text"));
-    CPS_TRY(check_keys(spec, true, "model.text"));
+    CPS_TRY(check_keys(spec, CPS_TOWER_TEXT, "model.text"));
     cps_json *filled = copy_object(spec);
     add_text(filled, "kind", "text");
     if (with->vocabulary > 0) {
@@ -437,8 +466,7 @@ static cps_status make_other(const making *with, const cps_json *spec, bool copi
     CPS_TRY(check_tower_name(name, where));
     snprintf(prefix, sizeof prefix, "%s.", name);
     if (!copies) {
-        const bool is_text = strcmp(cps_json_get_string(spec, "kind", "vit"), "text") == 0;
-        CPS_TRY(check_keys(spec, is_text, where));
+        CPS_TRY(check_keys(spec, kind_of(spec), where));
         cps_json *filled = copy_object(spec);
         const cps_status status = make_tower(with->model, filled, name, prefix, where);
         cps_json_destroy(filled);
@@ -602,11 +630,13 @@ bool cps_model_partial(const cps_model *model) {
 /* ---- description ---- */
 
 static void describe_image(const cps_tower_config *config, cps_json *object) {
-    cps_json_add_string(object, "variant", variant_names[config->dino]);
     cps_json_add_number(object, "image_size", (double)config->image_size);
-    cps_json_add_number(object, "patch", (double)config->patch);
-    cps_json_add_bool(object, "pre_norm", config->pre_norm);
-    cps_json_add_bool(object, "patch_bias", config->patch_bias);
+    if (config->kind == CPS_TOWER_VIT) {
+        cps_json_add_string(object, "variant", variant_names[config->dino]);
+        cps_json_add_number(object, "patch", (double)config->patch);
+        cps_json_add_bool(object, "pre_norm", config->pre_norm);
+        cps_json_add_bool(object, "patch_bias", config->patch_bias);
+    }
     add_colour(object, "mean", config->mean);
     add_colour(object, "std", config->std);
     cps_json_add_string(object, "interpolation", interpolation_names[config->bilinear]);
@@ -617,8 +647,8 @@ static void describe_tower(const cps_tower_config *config, cps_json *object) {
     if (config->ema_of != NULL) {
         cps_json_add_string(object, "ema_of", config->ema_of);
     }
-    cps_json_add_string(object, "kind", kind_names[config->kind == CPS_TOWER_TEXT]);
-    if (config->kind == CPS_TOWER_VIT) {
+    cps_json_add_string(object, "kind", kind_names[config->kind]);
+    if (config->kind != CPS_TOWER_TEXT) {
         describe_image(config, object);
     } else {
         cps_json_add_number(object, "context", (double)config->context);
@@ -626,9 +656,12 @@ static void describe_tower(const cps_tower_config *config, cps_json *object) {
     }
     cps_json_add_number(object, "width", (double)config->width);
     cps_json_add_number(object, "layers", (double)config->layers);
+    cps_json_add_number(object, "embed_dim", (double)config->embed_dim);
+    if (config->kind == CPS_TOWER_RESNET) {
+        return;
+    }
     cps_json_add_number(object, "heads", (double)config->heads);
     cps_json_add_number(object, "mlp_width", (double)config->mlp_width);
-    cps_json_add_number(object, "embed_dim", (double)config->embed_dim);
     cps_json_add_string(object, "activation", activation_names[config->quick_gelu]);
     cps_json_add_number(object, "norm_eps", config->norm_eps);
     cps_json_add_number(object, "drop_path", config->drop_path);

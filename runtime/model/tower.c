@@ -39,6 +39,10 @@ static cps_status check_config(const cps_tower_config *config) {
     const char *name = config->name;
     CPS_TRY(check_range(name, "width", config->width, 1, 1 << 16));
     CPS_TRY(check_range(name, "layers", config->layers, 1, 1 << 10));
+    if (config->kind == CPS_TOWER_RESNET) {
+        CPS_TRY(check_range(name, "embed_dim", config->embed_dim, 0, 1 << 16));
+        return check_range(name, "image_size", config->image_size, 1, 1 << 13);
+    }
     CPS_TRY(check_range(name, "heads", config->heads, 1, config->width));
     CPS_TRY(check_multiple(name, "width", config->width, "heads", config->heads));
     CPS_TRY(check_range(name, "mlp_width", config->mlp_width, 0, 1 << 20));
@@ -96,8 +100,8 @@ static const char *source_prefix(const cps_tower *tower) {
     return tower->source == NULL ? NULL : tower->source->config.prefix;
 }
 
-int32_t cps_tower_declare(cps_tower *tower, cps_status *status, const char *name, int32_t rank,
-                          const int64_t *shape, cps_init init) {
+int32_t cps_tower_declare_kind(cps_tower *tower, cps_status *status, const char *name, int32_t rank,
+                               const int64_t *shape, cps_init init, cps_param_kind kind) {
     if (*status != CPS_OK) {
         return -1;
     }
@@ -105,8 +109,9 @@ int32_t cps_tower_declare(cps_tower *tower, cps_status *status, const char *name
     cps_param_spec spec = {.name = full,
                            .rank = rank,
                            .init = init,
-                           .kind = CPS_PARAM_WEIGHT,
-                           .decay = cps_param_default_decay(name, rank)};
+                           .kind = kind,
+                           .decay =
+                               kind == CPS_PARAM_WEIGHT && cps_param_default_decay(name, rank)};
     const char *followed = source_prefix(tower);
     snprintf(full, sizeof full, "%s%s", tower->config.prefix, name);
     if (followed != NULL) {
@@ -124,6 +129,11 @@ int32_t cps_tower_declare(cps_tower *tower, cps_status *status, const char *name
         *status = cps_fail_context(*status, "tower '%s'", tower->config.name);
     }
     return index;
+}
+
+int32_t cps_tower_declare(cps_tower *tower, cps_status *status, const char *name, int32_t rank,
+                          const int64_t *shape, cps_init init) {
+    return cps_tower_declare_kind(tower, status, name, rank, shape, init, CPS_PARAM_WEIGHT);
 }
 
 cps_pair cps_tower_declare_norm(cps_tower *tower, cps_status *status, const char *name) {
@@ -240,8 +250,9 @@ static cps_status create(cps_params *params, const cps_tower_config *config,
     tower->source = source;
     cps_status status = fill_tower(tower, config);
     if (status == CPS_OK) {
-        status = config->kind == CPS_TOWER_VIT ? cps_image_tower_declare(tower)
-                                               : cps_text_tower_declare(tower);
+        status = config->kind == CPS_TOWER_VIT    ? cps_image_tower_declare(tower)
+                 : config->kind == CPS_TOWER_TEXT ? cps_text_tower_declare(tower)
+                                                  : cps_resnet_tower_declare(tower);
     }
     tower->source = NULL;
     if (status != CPS_OK) {
@@ -287,6 +298,7 @@ void cps_tower_destroy(cps_tower *tower) {
         free(gone->map);
         free(gone);
     }
+    cps_resnet_free(tower->resnet);
     free(tower->cache);
     free(tower->roles.blocks);
     free(tower->indices);
@@ -314,8 +326,8 @@ int64_t cps_tower_output_width(const cps_tower *tower, uint32_t output) {
 
 int64_t cps_tower_positions(const cps_tower *tower) {
     const cps_tower_config *config = &tower->config;
-    if (config->kind == CPS_TOWER_TEXT) {
-        return config->context;
+    if (config->kind != CPS_TOWER_VIT) {
+        return config->kind == CPS_TOWER_TEXT ? config->context : 1;
     }
     const int64_t grid = config->image_size / config->patch;
     return 1 + grid * grid;
@@ -323,6 +335,9 @@ int64_t cps_tower_positions(const cps_tower *tower) {
 
 double cps_tower_flop(const cps_tower *tower, int64_t count, int64_t positions) {
     const cps_tower_config *config = &tower->config;
+    if (config->kind == CPS_TOWER_RESNET) {
+        return (double)count * cps_resnet_flop(tower);
+    }
     const double length = (double)(positions > 0 ? positions : cps_tower_positions(tower));
     const double width = (double)config->width, mlp = (double)config->mlp_width;
     const double linear = 2 * length * (4 * width * width + 2 * width * mlp);
@@ -493,12 +508,20 @@ static void finish(const cps_pass *pass, bool only_ends, cps_tower_output *out) 
 
 static cps_status check_outputs(const cps_tower *tower, const cps_tower_input *input,
                                 uint32_t outputs, cps_tape *tape) {
-    enum { PROJECTED = CPS_OUT_PROJECTED | CPS_OUT_FEATURE | CPS_OUT_TOKENS_PROJECTED };
+    enum {
+        PROJECTED = CPS_OUT_PROJECTED | CPS_OUT_FEATURE | CPS_OUT_TOKENS_PROJECTED,
+        TOKENS = CPS_OUT_TOKENS | CPS_OUT_TOKENS_PROJECTED
+    };
     const cps_tower_config *config = &tower->config;
     if ((outputs & PROJECTED) != 0 && config->embed_dim == 0) {
         return cps_fail(CPS_ERR_USAGE,
                         "tower '%s' has no projection: ask for 'pooled' or 'tokens', or give the "
                         "tower an embed_dim",
+                        config->name);
+    }
+    if (config->kind == CPS_TOWER_RESNET && (outputs & TOKENS) != 0) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "tower '%s' is a residual network, which has no tokens: ask for 'pooled'",
                         config->name);
     }
     if (input->training && config->drop_path > 0 && input->draws == NULL &&
@@ -513,6 +536,9 @@ cps_status cps_tower_forward(const cps_tower *tower, cps_tape *tape, const cps_t
                              uint32_t outputs, cps_tower_output *out) {
     CPS_TRY(check_outputs(tower, input, outputs, tape));
     cps_pass pass = {.tower = tower, .tape = tape, .input = input, .outputs = outputs};
+    if (tower->config.kind == CPS_TOWER_RESNET) {
+        return cps_resnet_tower_forward(&pass, out);
+    }
     CPS_TRY(tower->config.kind == CPS_TOWER_VIT ? cps_image_tower_start(&pass)
                                                 : cps_text_tower_start(&pass));
     const bool only_ends = (outputs & (CPS_OUT_TOKENS | CPS_OUT_TOKENS_PROJECTED)) == 0;

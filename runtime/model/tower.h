@@ -9,7 +9,7 @@
 #include "model/params.h"
 #include "tensor/ops.h"
 
-typedef enum cps_tower_kind { CPS_TOWER_VIT, CPS_TOWER_TEXT } cps_tower_kind;
+typedef enum cps_tower_kind { CPS_TOWER_VIT, CPS_TOWER_TEXT, CPS_TOWER_RESNET } cps_tower_kind;
 
 typedef struct cps_tower_config {
     const char *name;   /* "image", "text", "ssl" */
@@ -17,7 +17,8 @@ typedef struct cps_tower_config {
     const char *ema_of; /* this tower is a moving average of that one, or NULL */
     cps_tower_kind kind;
     int64_t image_size, patch;               /* ViT */
-    int64_t width, layers, heads, mlp_width; /* mlp_width 0: 4*width */
+    int64_t width, layers, heads, mlp_width; /* mlp_width 0: 4*width. ResNet: width of the pooled
+                                                output (2048), layers 50 and the like */
     int64_t embed_dim;                       /* 0: no projection */
     int64_t context, vocabulary;             /* text */
     bool quick_gelu;
@@ -48,8 +49,11 @@ typedef struct cps_tower_input {
     const int32_t *offsets;    /* text: [B+1] rows; host memory that outlives the tape's use */
     const int32_t *ends;       /* text: [B] packed row of the end token */
     bool training;             /* drop path on */
+    bool batch_statistics;     /* batch norm by this call's rows, not by the running values */
     const cps_draw_key *draws; /* training with drop path: [B], one key a sample (module is set
                                   here: "drop_path.<block>") */
+    double *moments; /* batch_statistics: [cps_tower_moment_count], filled with means and unbiased
+                        variances of the batch norms; NULL: not wanted */
 } cps_tower_input;
 typedef struct cps_tower_output {
     cps_tensor *pooled, *projected, *feature, *tokens, *tokens_projected; /* NULL where not asked */
@@ -79,6 +83,10 @@ int64_t cps_tower_output_width(const cps_tower *tower, uint32_t output);
  * tape's status. */
 cps_status cps_tower_forward(const cps_tower *tower, cps_tape *tape, const cps_tower_input *input,
                              uint32_t outputs, cps_tower_output *out) CPS_MUST_CHECK;
+/* Batch norm's running statistics: doubles of a row of moments (0: the tower has none), and one
+ * move towards a row, the mean over grains of what a call gave: a tenth of the way. */
+int64_t cps_tower_moment_count(const cps_tower *tower);
+void cps_tower_take_moments(const cps_tower *tower, const double *moments);
 /* Positions of an image of the tower's own size, class token included; of a text: the context. */
 int64_t cps_tower_positions(const cps_tower *tower);
 /* Floating-point operations of a forward over `count` sequences of `positions` rows each (0:

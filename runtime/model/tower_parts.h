@@ -41,6 +41,8 @@ typedef struct cps_tower_cache {
     cps_position_map *maps;
 } cps_tower_cache;
 
+typedef struct cps_resnet cps_resnet; /* resnet_tower.c */
+
 struct cps_tower {
     cps_tower_config config; /* strings owned; mlp_width and norm_eps filled in */
     cps_params *params;
@@ -49,6 +51,7 @@ struct cps_tower {
     int32_t count, capacity;
     cps_tower_roles roles;
     cps_tower_cache *cache;
+    cps_resnet *resnet; /* NULL: another kind */
 };
 
 /* ---- declaring (tower.c) ---- */
@@ -57,6 +60,9 @@ struct cps_tower {
  * -1. */
 int32_t cps_tower_declare(cps_tower *tower, cps_status *status, const char *name, int32_t rank,
                           const int64_t *shape, cps_init init);
+/* The same for a kind of its own (buffers). */
+int32_t cps_tower_declare_kind(cps_tower *tower, cps_status *status, const char *name, int32_t rank,
+                               const int64_t *shape, cps_init init, cps_param_kind kind);
 cps_init cps_init_normal(double std);
 cps_init cps_init_uniform(double bound); /* -bound .. bound */
 cps_init cps_init_constant(double value);
@@ -73,6 +79,10 @@ cps_status cps_tower_declare_blocks(cps_tower *tower, const cps_block_style *sty
 /* "visual." towers; text towers. */
 cps_status cps_image_tower_declare(cps_tower *tower);
 cps_status cps_text_tower_declare(cps_tower *tower);
+/* Residual networks have blocks of their own. */
+cps_status cps_resnet_tower_declare(cps_tower *tower);
+void cps_resnet_free(cps_resnet *net);          /* NULL-safe */
+double cps_resnet_flop(const cps_tower *tower); /* of one image */
 
 /* ---- running ---- */
 
@@ -92,6 +102,7 @@ cps_tensor *cps_tower_tensor(const cps_tower *tower, int32_t index); /* NULL for
 /* Fill x, count, offsets and ends of the pass. */
 cps_status cps_image_tower_start(cps_pass *pass);
 cps_status cps_text_tower_start(cps_pass *pass);
+cps_status cps_resnet_tower_forward(const cps_pass *pass, cps_tower_output *out);
 cps_tensor *cps_tower_norm(const cps_pass *pass, cps_tensor *x, cps_pair norm);
 
 #endif

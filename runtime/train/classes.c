@@ -1,5 +1,6 @@
 /* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record
- * order; cps_record_class finds a record's among them. */
+ * order; cps_record_class finds a record's among them. A key is "label", fields joined by '/', or
+ * "taxonomy:RANK", the path of cleaned names down to a rank. */
 #include "train/stage.h"
 
 #include <stdlib.h>
@@ -11,9 +12,12 @@
 
 enum { VALUE_BYTES = 4096 }; /* of one record's value, its end included; longer ones are cut */
 
+static const char taxonomy_prefix[] = "taxonomy:";
+
 /* What cps_classes.lookup points to. */
 typedef struct lookup {
     const char *key;
+    int32_t rank; /* of "taxonomy:RANK", else -1 */
     int64_t slot_count;
     const int64_t *slots;
 } lookup;
@@ -81,10 +85,28 @@ static bool insert(class_set *set, cps_arena *arena, const char *name) {
     return true;
 }
 
-/* Value of a record for the key: the label's name, or the fields of "a/b/c" joined by '/'. False:
- * no value. */
-static bool record_value(const cps_shard *shard, int64_t record, const char *key, char *text,
-                         size_t bytes) {
+/* Rank of a key "taxonomy:RANK"; -1 for any other key. */
+static int32_t taxonomy_rank(const char *key) {
+    const size_t length = sizeof taxonomy_prefix - 1;
+    return strncmp(key, taxonomy_prefix, length) == 0 ? cps_taxon_rank(key + length) : -1;
+}
+
+/* Value of a record by its names. False: no organism, or out of memory (*status). */
+static bool taxonomy_value(const cps_taxon *taxon, int32_t rank, char *text, size_t bytes,
+                           cps_status *status) {
+    char *path = NULL;
+    if (taxon == NULL || (*status = cps_taxon_path(taxon, rank, &path)) != CPS_OK) {
+        return false;
+    }
+    snprintf(text, bytes, "%s", path);
+    free(path);
+    return true;
+}
+
+/* Value of a record for any other key: the label's name, or the fields of "a/b/c" joined by '/'.
+ * False: no value. */
+static bool field_value(const cps_shard *shard, int64_t record, const char *key, char *text,
+                        size_t bytes) {
     if (strcmp(key, "label") == 0) {
         const int32_t label = cps_shard_has_labels(shard) ? cps_shard_label(shard, record) : -1;
         if (label < 0) {
@@ -126,9 +148,23 @@ static bool keep(cps_arena *arena, const char *key, const class_set *set,
     }
     memcpy(names, set->names, (size_t)set->count * sizeof *names);
     memcpy(slots, set->slots, (size_t)set->slot_count * sizeof *slots);
-    *found = (lookup){name, set->slot_count, slots};
+    *found = (lookup){name, taxonomy_rank(key), set->slot_count, slots};
     *classes_out = (cps_classes){set->count, names, found};
     return true;
+}
+
+/* Value of a record for any key. False: no value, or a failure (*status). */
+static bool stored_value(const cps_place *place, const char *key, int32_t rank, char *text,
+                         size_t bytes, cps_status *status) {
+    if (rank < 0) {
+        return field_value(place->shard, place->record, key, text, bytes);
+    }
+    const cps_taxon_fields fields = cps_taxon_fields_of(place->shard, place->record);
+    cps_taxon *taxon = NULL;
+    *status = cps_taxon_clean(&fields, &taxon);
+    const bool has = *status == CPS_OK && taxonomy_value(taxon, rank, text, bytes, status);
+    free(taxon);
+    return has;
 }
 
 /* All values of a stream's records; the arena keeps them. */
@@ -137,11 +173,12 @@ static cps_status collect(cps_setup *setup, const cps_stream *records, const cha
     cps_arena *arena = setup->plan->arena;
     class_set set = {0};
     char text[VALUE_BYTES];
+    const int32_t rank = taxonomy_rank(key);
     cps_status status = CPS_OK;
     for (int64_t i = 0; i < cps_stream_records(records) && status == CPS_OK; i++) {
         cps_place place;
         cps_stream_stored(records, i, &place);
-        if (record_value(place.shard, place.record, key, text, VALUE_BYTES) &&
+        if (stored_value(&place, key, rank, text, VALUE_BYTES, &status) &&
             !insert(&set, arena, text)) {
             status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
         }
@@ -180,6 +217,12 @@ static cps_status make_list(cps_setup *setup, const char *stream, const char *ke
         if (strcmp(plan->run_streams[i].name, stream) == 0) {
             records = plan->run_streams[i].stream;
         }
+    }
+    if (strncmp(key, taxonomy_prefix, sizeof taxonomy_prefix - 1) == 0 && taxonomy_rank(key) < 0) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "classes by '%s': 'taxonomy:' wants one of kingdom, phylum, class, order, "
+                        "family, genus, species",
+                        key);
     }
     if (records == NULL || plan->class_list_count == CPS_STAGE_VIEWS) {
         return cps_fail(CPS_ERR_USAGE,
@@ -220,9 +263,17 @@ int64_t cps_serve_record_class(const cps_record_ref *record, const cps_classes *
     const lookup *list = classes->lookup;
     const cps_sample *sample = record->sample;
     char text[VALUE_BYTES];
-    if (list == NULL ||
-        !record_value(sample->shard, sample->record, list->key, text, sizeof text)) {
+    if (list == NULL) {
         return -1;
     }
-    return list->slots[slot_of(list->slots, list->slot_count, classes->names, text)];
+    bool has = false;
+    if (list->rank < 0) {
+        has = field_value(sample->shard, sample->record, list->key, text, sizeof text);
+    } else {
+        const cps_taxon *taxon = NULL;
+        cps_status status = cps_record_taxon(record, &taxon);
+        has = status == CPS_OK && taxonomy_value(taxon, list->rank, text, sizeof text, &status);
+        cps_record_fail(record, status);
+    }
+    return has ? list->slots[slot_of(list->slots, list->slot_count, classes->names, text)] : -1;
 }

@@ -219,9 +219,13 @@ static cps_status call_input(cps_grain_run *run, const cps_grain_input *input, i
         !call->evaluation && call->mode == CPS_VIEW_GRADIENT && !input->info.evaluation;
     if (!call->text) {
         fill_draws(run, call, memory);
-        *out = (cps_tower_input){.image = join_images(run, input, call, tape),
-                                 .training = training,
-                                 .draws = memory->draws};
+        double *sums = run->grain.sums;
+        *out = (cps_tower_input){
+            .image = join_images(run, input, call, tape),
+            .training = training,
+            .batch_statistics = !call->evaluation && !input->info.evaluation,
+            .moments = sums == NULL || call->moments_at < 0 ? NULL : sums + call->moments_at,
+            .draws = memory->draws};
         return cps_tape_status(tape);
     }
     const int64_t rows = join_texts(run, call, memory);
@@ -253,10 +257,9 @@ static cps_status forward_plain(cps_grain_run *run, const cps_grain_input *input
     const cps_stage_call *call = &run->plan->calls[index];
     const int64_t samples = call_rows(&run->grain, call);
     cps_tensor *copies[CPS_OUTPUT_KINDS] = {NULL};
-    const int64_t positions = call->text
-                                  ? -1
-                                  : 1 + (call->size / cps_tower_get_config(call->tower)->patch) *
-                                            (call->size / cps_tower_get_config(call->tower)->patch);
+    const int64_t patch = cps_tower_get_config(call->tower)->patch;
+    const int64_t across = call->text || patch == 0 ? 0 : call->size / patch;
+    const int64_t positions = 1 + across * across;
     if (call->text) {
         join_texts(run, call, &run->calls[index]);
     }

@@ -1,8 +1,14 @@
 /* Services of `caption` and `annotate`, and the loader's callbacks that lead to them. On loader
- * threads, several at once. */
+ * threads, several at once; a record is one thread's. */
 #include "train/stage.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+/* What services note in the record that plugins see as constant. */
+static cps_record_ref *writable(const cps_record_ref *record) {
+    return (cps_record_ref *)(uintptr_t)record;
+}
 
 int64_t cps_serve_record_text_count(const cps_record_ref *record, const char *field) {
     return cps_sample_text_count(record->sample, field);
@@ -45,10 +51,44 @@ cps_draw_key cps_serve_record_draws(const cps_record_ref *record, const char *mo
 }
 
 void cps_serve_record_give(const cps_record_ref *record, const char *text) {
-    cps_record_ref *writable = (cps_record_ref *)(uintptr_t)record;
-    if (record->text_out != NULL && writable->status == CPS_OK) {
-        writable->status = cps_text_set(record->text_out, text);
+    if (record->text_out != NULL && record->status == CPS_OK) {
+        cps_record_fail(record, cps_text_set(record->text_out, text));
     }
+}
+
+void cps_record_fail(const cps_record_ref *record, cps_status status) {
+    if (record->status == CPS_OK) {
+        writable(record)->status = status;
+    }
+}
+
+/* Cleaned once for all services of a callback. */
+cps_status cps_record_taxon(const cps_record_ref *record, const cps_taxon **taxon_out) {
+    cps_record_ref *noted = writable(record);
+    if (!record->taxon_made && record->status == CPS_OK) {
+        const cps_sample *sample = record->sample;
+        const cps_taxon_fields fields = cps_taxon_fields_of(sample->shard, sample->record);
+        cps_record_fail(record, cps_taxon_clean(&fields, &noted->taxon));
+        noted->taxon_made = true;
+    }
+    *taxon_out = record->taxon;
+    return record->status;
+}
+
+cps_status cps_serve_taxon_text(const cps_record_ref *record, const char *type, bool clean,
+                                char **text_out) {
+    const cps_taxon *taxon = NULL;
+    CPS_TRY(cps_record_taxon(record, &taxon));
+    if (taxon == NULL) {
+        *text_out = NULL;
+        return CPS_OK;
+    }
+    return cps_taxon_caption(taxon, type, clean, text_out);
+}
+
+uint32_t cps_serve_taxon_known(const cps_record_ref *record) {
+    const cps_taxon *taxon = NULL;
+    return cps_record_taxon(record, &taxon) == CPS_OK && taxon != NULL ? cps_taxon_known(taxon) : 0;
 }
 
 cps_status cps_stage_caption(void *context, const cps_sample *sample, cps_text *text_out) {
@@ -57,7 +97,9 @@ cps_status cps_stage_caption(void *context, const cps_sample *sample, cps_text *
     const cps_instance *instance = &input->plan->instances[view->owner];
     cps_record_ref record = {
         .host = cps_host_table(), .sample = sample, .plan = input->plan, .text_out = text_out};
-    CPS_TRY(instance->objective->caption(instance->self, &record, view->owner_id));
+    const cps_status status = instance->objective->caption(instance->self, &record, view->owner_id);
+    free(record.taxon);
+    CPS_TRY(status);
     if (record.status == CPS_OK && text_out->bytes == NULL) {
         return cps_fail(CPS_ERR_INTERNAL,
                         "objective '%s' gave no caption for record %lld of '%s': its caption "
@@ -72,7 +114,9 @@ cps_status cps_stage_annotate(void *context, const cps_sample *sample, const cha
     const cps_input_context *input = context;
     const cps_stage_annotation *annotation = &input->plan->annotations[input->index];
     const cps_instance *instance = &input->plan->instances[annotation->owner];
-    const cps_record_ref record = {.host = cps_host_table(), .sample = sample, .plan = input->plan};
-    return instance->objective->annotate(instance->self, &record, annotation->owner_id, text,
-                                         row_out);
+    cps_record_ref record = {.host = cps_host_table(), .sample = sample, .plan = input->plan};
+    const cps_status status =
+        instance->objective->annotate(instance->self, &record, annotation->owner_id, text, row_out);
+    free(record.taxon);
+    return status == CPS_OK ? record.status : status;
 }

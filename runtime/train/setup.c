@@ -270,6 +270,9 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
             return CPS_OK;
         }
     }
+    const int64_t moments = entry->view.mode == CPS_VIEW_FROZEN || entry->view.evaluation
+                                ? 0
+                                : cps_tower_moment_count(entry->tower);
     entry->call = plan->call_count;
     plan->calls[plan->call_count++] = (cps_stage_call){
         .tower = entry->tower,
@@ -281,7 +284,9 @@ static cps_status join_call(cps_setup *setup, cps_stage_view *entry, int32_t ind
         .outputs = entry->view.outputs,
         .size = size,
         .evaluation = entry->view.evaluation,
+        .moments_at = moments > 0 ? plan->sum_width : -1,
     };
+    plan->sum_width += moments;
     return CPS_OK;
 }
 

@@ -53,9 +53,9 @@ static cps_status packed_folder(const cps_run *run, const cps_shards_options *se
     return CPS_OK;
 }
 
-static void show_progress(void *context, int64_t done, int64_t total) {
+static void show_progress(void *context, const char *what, int64_t done, int64_t total) {
     char line[256];
-    snprintf(line, sizeof line, "packing %s  %lld of %lld images", (const char *)context,
+    snprintf(line, sizeof line, "%s %s  %lld of %lld images", what, (const char *)context,
              (long long)done, (long long)total);
     cps_log_live(done == total ? "" : line);
 }

@@ -9,6 +9,7 @@
 #include "data/batch.h"
 #include "model/model.h"
 #include "plugin/loader.h"
+#include "shards/taxon.h"
 #include "train/config.h"
 
 enum {
@@ -71,6 +72,7 @@ typedef struct cps_stage_call {
     uint32_t outputs;
     int64_t size; /* image: side in pixels */
     bool evaluation;
+    int64_t moments_at; /* batch norm statistics of the call in a grain's row of sums; -1: none */
 } cps_stage_call;
 
 typedef struct cps_stage_annotation {
@@ -259,6 +261,8 @@ struct cps_record_ref {
     const cps_stage_plan *plan;
     int32_t stream;
     cps_text *text_out; /* caption; else NULL */
+    cps_taxon *taxon;   /* its names cleaned, once some service asked; NULL: no organism */
+    bool taxon_made;
     cps_status status;
 };
 
@@ -322,6 +326,10 @@ int32_t cps_output_index(uint32_t output);
 int64_t cps_output_width(const cps_tower *tower, uint32_t output);
 
 /* The loader's callbacks for inputs of this plan. */
+/* Ends the record's callback with this status when it returns: for services that have none. */
+void cps_record_fail(const cps_record_ref *record, cps_status status);
+/* The record's names, cleaned; NULL: it names no organism. The record keeps them. */
+cps_status cps_record_taxon(const cps_record_ref *record, const cps_taxon **taxon_out);
 cps_status cps_stage_caption(void *context, const cps_sample *sample, cps_text *text_out);
 cps_status cps_stage_annotate(void *context, const cps_sample *sample, const char *text,
                               void *row_out);

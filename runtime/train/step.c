@@ -517,6 +517,20 @@ static void begin_step(cps_step *step, cps_loader *loader, int64_t data_step, in
     step->truncated = 0;
 }
 
+/* Running statistics of towers with batch norm: call after call towards the mean over grains. */
+static void commit_moments(const cps_step *step) {
+    for (int32_t c = 0; c < step->plan->call_count; c++) {
+        const cps_stage_call *call = &step->plan->calls[c];
+        double *mean = step->sums + cps_max_i64(0, call->moments_at);
+        for (int64_t i = 0; call->moments_at >= 0 && i < cps_tower_moment_count(call->tower); i++) {
+            mean[i] /= (double)step->at.grains;
+        }
+        if (call->moments_at >= 0) {
+            cps_tower_take_moments(call->tower, mean);
+        }
+    }
+}
+
 static cps_status run_commits(cps_step *step) {
     cps_stage_plan *plan = step->plan;
     cps_global *global = &step->global;
@@ -627,6 +641,7 @@ cps_status cps_step_run(cps_step *step, cps_loader *loader, int64_t data_step, i
     if (!result.skipped) {
         CPS_TRY(cps_updater_apply(step->updater, data_step));
         CPS_TRY(commit(step));
+        commit_moments(step);
     }
     cps_loader_release_step(loader, data_step);
     result.own_bad = step->bad;

@@ -269,6 +269,7 @@ cps_status cps_validation_run(cps_validation *validation, int64_t trained_steps,
             cps_json_add_number(metrics, result.term_names[t], terms[t] / count);
         }
     }
+    cps_json_add_number(metrics, "batch", (double)validation->plan->options.global_batch);
     cps_json_add_number(metrics, "batches", count);
     cps_json_add_number(metrics, "samples",
                         (double)(used * validation->plan->options.global_batch));

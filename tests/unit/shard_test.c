@@ -3,6 +3,7 @@
 #include "shards/shard.h"
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "h5/h5.h"
 #include "image/image.h"
 
@@ -302,6 +303,45 @@ static void other_files_are_named(void **state) {
     free(path);
 }
 
+/* Two records; `source` is said of the second alone. */
+static cps_shard *write_sources(const char *path, const char *made_by, uint64_t source) {
+    cps_shard_writer *writer = NULL;
+    cps_shard *shard = NULL;
+    assert_int_equal(cps_shard_writer_create(path, NULL, 0, NULL, 0, made_by, &writer), CPS_OK);
+    for (int i = 0; i < 2; ++i) {
+        const cps_record record = {.image = (const uint8_t *)"picture",
+                                   .image_bytes = 7,
+                                   .bad_reason = "none",
+                                   .source_checksum = i == 1 ? source : 0,
+                                   .label = -1};
+        assert_int_equal(cps_shard_writer_append(writer, &record), CPS_OK);
+    }
+    assert_int_equal(cps_shard_writer_finish(writer), CPS_OK);
+    assert_int_equal(cps_shard_open(path, &shard), CPS_OK);
+    return shard;
+}
+
+static void knows_what_pictures_were_made_of(void **state) {
+    (void)state;
+    const uint64_t stored = cps_hash64("picture", 7);
+    char *path = in_folder("source.h5");
+    cps_shard *shard = write_sources(path, "resized, quality 90", 77);
+    assert_true(cps_shard_knows_sources(shard));
+    assert_true(cps_shard_source_checksum(shard, 0) == stored);
+    assert_true(cps_shard_source_checksum(shard, 1) == 77);
+    const uint64_t digest = cps_shard_digest(shard);
+    cps_shard_close(shard);
+    shard = write_sources(path, "resized, quality 90", 0); /* as former packers did */
+    assert_false(cps_shard_knows_sources(shard));
+    assert_true(cps_shard_source_checksum(shard, 1) == stored);
+    assert_true(cps_shard_digest(shard) == digest); /* no part of the index */
+    cps_shard_close(shard);
+    shard = write_sources(path, "as they came", 0);
+    assert_true(cps_shard_knows_sources(shard));
+    cps_shard_close(shard);
+    free(path);
+}
+
 static void verify_finds_an_unmarked_bad_image(void **state) {
     (void)state;
     char *path = in_folder("unmarked.h5");
@@ -326,6 +366,7 @@ int main(void) {
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(other_files_are_named),
         cmocka_unit_test(verify_finds_an_unmarked_bad_image),
+        cmocka_unit_test(knows_what_pictures_were_made_of),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
