@@ -135,6 +135,39 @@ static void show_packed(void *context, const char *what, int64_t done, int64_t t
     cps_log_live(line);
 }
 
+static void print_taxa(const cps_pack_report *report) {
+    const cps_taxa_summary *taxa = &report->taxa;
+    if (taxa->known[0] == taxa->records) {
+        puts("  no record has a rank: the columns of ranks are empty");
+        return;
+    }
+    printf("  known ranks:");
+    for (int32_t k = CPS_TAXON_RANKS; k > 0; k--) {
+        if (taxa->known[k] > 0) {
+            printf(" %d in %lld records,", k, (long long)taxa->known[k]);
+        }
+    }
+    printf(" none in %lld; no common name in %lld\n", (long long)taxa->known[0],
+           (long long)taxa->without_common);
+    printf("  lowest known rank:");
+    const char *comma = "";
+    for (int32_t k = CPS_TAXON_RANKS - 1; k >= 0; k--) {
+        if (taxa->lowest[k] > 0) {
+            printf("%s %s in %lld records", comma, cps_taxon_rank_names[k],
+                   (long long)taxa->lowest[k]);
+            comma = ",";
+        }
+    }
+    printf("; %lld names at two places of the tree%s\n", (long long)taxa->homonyms,
+           taxa->homonyms > 0 ? " ('copse inspect' shows them)" : "");
+    const int32_t class_rank = cps_taxon_rank("class");
+    if (report->classes == 0 && taxa->lowest[class_rank] == taxa->records - taxa->known[0] &&
+        taxa->known[1] == taxa->records - taxa->known[0]) {
+        printf("  of all ranks only the class is known: if that column is the label, name it with "
+               "--label-column\n");
+    }
+}
+
 static void print_left_out(const cps_pack_report *report) {
     if (report->excluded > 0) {
         printf("  %lld records are left out: their pictures are in the shards to exclude\n",
@@ -176,6 +209,9 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
         printf("  %lld class folders are named as iNaturalist 2021's: ranks and labels are taken "
                "from the names (--folders plain takes the names as labels)\n",
                (long long)report->inat21_folders);
+    }
+    if (report->has_ranks) {
+        print_taxa(report);
     }
     if (report->missing > 0) {
         printf("  %lld files are missing: their records are left out\n",

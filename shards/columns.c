@@ -57,17 +57,6 @@ const char *cps_column_field(const char *header) {
     return NULL;
 }
 
-bool cps_column_is_rank(const char *field) {
-    static const char *const ranks[] = {"kingdom", "phylum", "class",  "order",
-                                        "family",  "genus",  "species"};
-    for (size_t i = 0; i < sizeof ranks / sizeof ranks[0]; ++i) {
-        if (strcmp(ranks[i], field) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int64_t cps_column_find(const cps_table *table, const char *name) {
     const int64_t exact = cps_table_column(table, name);
     if (exact >= 0) {

@@ -9,8 +9,6 @@
 /* The text field that a header stands for: one of the seven ranks, "subspecies", "common_name",
  * "scientific_name"; NULL: none of these. */
 const char *cps_column_field(const char *header);
-/* Is a field of that name one of the seven ranks? */
-bool cps_column_is_rank(const char *field);
 
 /* The column called `name`, else the only one called so but for case; -1: none, or several. */
 int64_t cps_column_find(const cps_table *table, const char *name);

@@ -7,6 +7,7 @@
 #include "base/numeric.h"
 #include "base/text.h"
 #include "image/image.h"
+#include "shards/taxa.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +57,7 @@ typedef struct facts {
     uint8_t *bytes; /* one image */
     size_t room;
     cps_json *made_by, *digests;
+    cps_taxa *taxa; /* NULL: no shard has a field of a rank */
 } facts;
 
 static cps_status fail_memory(void) {
@@ -79,6 +81,7 @@ static void free_facts(facts *seen) {
     free_tallies(seen->classes, seen->class_count);
     free(seen->sides);
     free(seen->bytes);
+    cps_taxa_destroy(seen->taxa);
 }
 
 /* The entry of `name`, made if it is new; NULL when out of memory. */
@@ -266,6 +269,25 @@ static cps_status take_labels(const cps_shard *shard, facts *seen) {
     return status;
 }
 
+/* Of shards that have a field of a rank. */
+static cps_status take_taxa(const cps_shard *shard, facts *seen) {
+    bool any = false;
+    for (int64_t f = 0; f < cps_shard_field_count(shard); ++f) {
+        any = any || cps_taxon_rank(cps_shard_field_name(shard, f)) >= 0;
+    }
+    if (!any) {
+        return CPS_OK;
+    }
+    if (seen->taxa == NULL) {
+        CPS_TRY(cps_taxa_create(&seen->taxa));
+    }
+    for (int64_t i = 0; i < cps_shard_count(shard); ++i) {
+        const cps_taxon_fields fields = cps_taxon_fields_of(shard, i);
+        CPS_TRY(cps_taxa_add(seen->taxa, &fields, NULL));
+    }
+    return CPS_OK;
+}
+
 static cps_status take_shard(const char *path, facts *seen) {
     cps_shard *shard = NULL;
     CPS_TRY(cps_shard_open(path, &shard));
@@ -279,6 +301,9 @@ static cps_status take_shard(const char *path, facts *seen) {
     }
     if (status == CPS_OK) {
         status = take_labels(shard, seen);
+    }
+    if (status == CPS_OK) {
+        status = take_taxa(shard, seen);
     }
     if (status == CPS_OK) {
         char hex[32];
@@ -377,8 +402,15 @@ cps_status cps_inspect(const char *const *paths, int64_t path_count, cps_json **
     for (int64_t i = 0; status == CPS_OK && i < path_count; ++i) {
         status = take_shard(paths[i], &seen);
     }
+    cps_taxa_summary taxa;
+    if (status == CPS_OK && seen.taxa != NULL) {
+        status = cps_taxa_sum_up(seen.taxa, &taxa);
+    }
     if (status == CPS_OK) {
         put_facts(&seen, root);
+        if (seen.taxa != NULL) {
+            cps_taxa_put(&taxa, root, "taxonomy");
+        }
         *facts_out = root;
     } else {
         cps_json_destroy(root);
@@ -477,6 +509,9 @@ char *cps_inspect_text(const cps_json *facts_json) {
                                    cps_json_get_string(reason, "reason", "")));
     }
     print_fields(&text, cps_json_get(facts_json, "fields"));
+    if (cps_json_get(facts_json, "taxonomy") != NULL) {
+        add_line(&text, cps_taxa_text(cps_json_get(facts_json, "taxonomy")));
+    }
     print_labels(&text, cps_json_get(facts_json, "labels"));
     return text;
 }

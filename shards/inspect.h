@@ -9,8 +9,9 @@
  *   format, version, shards, records, image_bytes {total, least, mean, most}, bad {count, reasons:
  * [{reason, count}]}, made_by [..], digests [..], fields [{name, records, texts, per_record {least,
  * most}, characters {least, mean, most}, words {mean, most}, distinct}], labels {classes,
- * unlabelled, counts: [{name, count}]} or null, formats {jpeg, png, other}, sides {least, median,
- * most} of the pictures' shorter sides (headers only). Local. */
+ * unlabelled, counts: [{name, count}]} or null, taxonomy (taxa.h) if there is a field of a rank,
+ * formats {jpeg, png, other}, sides {least, median, most} of the pictures' shorter sides (headers
+ * only). Local. */
 cps_status cps_inspect(const char *const *paths, int64_t path_count,
                        cps_json **facts_out) CPS_MUST_CHECK;
 /* The same as text for a terminal; malloc'ed. */

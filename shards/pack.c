@@ -8,6 +8,7 @@
 #include "base/numeric.h"
 #include "comm/agree.h"
 #include "shards/pack_internal.h"
+#include "shards/plan_taxa.h"
 #include "shards/shard.h"
 
 #include <dirent.h>
@@ -438,6 +439,22 @@ static void count_report(const cps_packing *pack, cps_pack_report *report) {
     }
 }
 
+/* Collective. Rank 0 counts for all. */
+static cps_status count_taxa(cps_packing *pack, cps_pack_report *report) {
+    cps_status status = CPS_OK;
+    report->has_ranks = cps_plan_find_ranks(&pack->plan).any;
+    if (!report->has_ranks) {
+        return CPS_OK;
+    }
+    if (cps_comm_rank(pack->comm) == 0) {
+        status = cps_plan_sum_up_taxa(&pack->plan, &report->taxa);
+    }
+    CPS_TRY(cps_agree(pack->comm, "pack: organisms", status));
+    cps_comm_broadcast(pack->comm, "pack: organisms", &report->taxa, sizeof report->taxa, 0);
+    report->taxa.example_count = 0;
+    return CPS_OK;
+}
+
 static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     cps_comm *comm = pack->comm;
     cps_status status = cps_plan_create(&pack->plan);
@@ -456,7 +473,7 @@ static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     CPS_TRY(cps_agree(comm, "pack: plan", status));
     pack->plan_hash = hash_plan(pack);
     count_report(pack, report);
-    return CPS_OK;
+    return count_taxa(pack, report);
 }
 
 cps_status cps_pack(cps_comm *comm, const cps_pack_options *options, cps_pack_report *report_out) {

@@ -12,6 +12,7 @@
 #define CPS_SHARDS_PACK_H
 
 #include "comm/comm.h"
+#include "shards/taxa.h"
 
 typedef struct cps_pack_options {
     /* Shards are named OUT-00000.h5 ...; with split OUT-train-00000.h5 ... and OUT-val-00000.h5
@@ -57,6 +58,8 @@ typedef struct cps_pack_report {
     int64_t without_caption; /* records */
     int64_t classes, fields;
     int64_t inat21_folders;   /* class folders that gave the ranks */
+    bool has_ranks;           /* a source tells of ranks: */
+    cps_taxa_summary taxa;    /* of the records that are packed; without examples */
     int64_t missing;          /* left out */
     int64_t excluded;         /* left out: their pictures are in the shards to exclude */
     int64_t excluded_unknown; /* records of those shards that are known by sample id alone */

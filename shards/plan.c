@@ -58,6 +58,16 @@ const cps_plan_text *cps_plan_text_at(const cps_plan *plan, int64_t text) {
     return (const cps_plan_text *)plan->texts.data + text;
 }
 
+const char *cps_plan_first_text(const cps_plan *plan, int64_t record, int32_t field) {
+    for (int64_t i = cps_plan_record_at(plan, record)->first_text; i >= 0;
+         i = cps_plan_text_at(plan, i)->next) {
+        if (cps_plan_text_at(plan, i)->field == field) {
+            return cps_plan_string(plan, cps_plan_text_at(plan, i)->text);
+        }
+    }
+    return NULL;
+}
+
 const char *cps_plan_field_name(const cps_plan *plan, int64_t field) {
     return cps_plan_string(plan, ((const int64_t *)plan->fields.data)[field]);
 }
@@ -181,6 +191,13 @@ cps_status cps_plan_add_text(cps_plan *plan, int64_t record_number, int32_t fiel
  * ----------------------------------------------------------------------------------------------------
  */
 
+/* Texts first .. first + count - 1 follow one another. */
+static void link_run(cps_plan_text *texts, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        texts[first + i].next = i + 1 < count ? first + i + 1 : -1;
+    }
+}
+
 static cps_status flatten_texts(cps_plan *plan) {
     const int64_t count = plan->texts.count;
     cps_plan_text *flat = malloc(((size_t)count + 1) * sizeof *flat);
@@ -193,9 +210,10 @@ static cps_status flatten_texts(cps_plan *plan) {
         const int64_t first = to;
         for (int64_t i = record->first_text; i >= 0; i = cps_plan_text_at(plan, i)->next) {
             flat[to] = *cps_plan_text_at(plan, i);
-            flat[to++].next = -1;
+            to += 1;
         }
-        record->first_text = first;
+        record->first_text = record->text_count > 0 ? first : -1;
+        link_run(flat, first, record->text_count);
     }
     free(plan->texts.data);
     plan->texts = (cps_plan_array){.data = flat, .count = count, .room = count + 1};
@@ -434,7 +452,9 @@ cps_status cps_plan_unite_captions(cps_plan *plan, int64_t to, int64_t from) {
         return fail_memory();
     }
     int64_t count = record->text_count;
-    memcpy(run, cps_plan_text_at(plan, record->first_text), (size_t)count * sizeof *run);
+    if (count > 0) {
+        memcpy(run, cps_plan_text_at(plan, record->first_text), (size_t)count * sizeof *run);
+    }
     for (int64_t i = 0; i < other->text_count; ++i) {
         const cps_plan_text *text = cps_plan_text_at(plan, other->first_text + i);
         if (text->field == CPS_PLAN_CAPTION &&
@@ -448,6 +468,7 @@ cps_status cps_plan_unite_captions(cps_plan *plan, int64_t to, int64_t from) {
         return CPS_OK;
     }
     plan->texts.count = first + count;
+    link_run(plan->texts.data, first, count);
     record->first_text = first;
     record->text_count = count;
     return CPS_OK;

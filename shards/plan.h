@@ -8,7 +8,7 @@
 
 typedef struct cps_plan_text {
     int64_t text; /* pool */
-    int64_t next; /* while the plan is made: the record's next text, -1: none */
+    int64_t next; /* the record's next text, -1: none */
     int32_t field, unused;
 } cps_plan_text;
 
@@ -78,6 +78,8 @@ cps_status cps_plan_unite_captions(cps_plan *plan, int64_t to, int64_t from) CPS
 const char *cps_plan_string(const cps_plan *plan, int64_t at);
 cps_plan_record *cps_plan_record_at(const cps_plan *plan, int64_t record);
 const cps_plan_text *cps_plan_text_at(const cps_plan *plan, int64_t text);
+/* The first text of a field; NULL: it has none (or the field is -1). */
+const char *cps_plan_first_text(const cps_plan *plan, int64_t record, int32_t field);
 const char *cps_plan_field_name(const cps_plan *plan, int64_t field);
 const char *cps_plan_class_name(const cps_plan *plan, int64_t label);
 

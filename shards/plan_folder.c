@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "shards/folder.h"
+#include "shards/taxon.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,17 +68,15 @@ static cps_status set_label(cps_plan *plan, int64_t record, const char *label) {
 /* ---- iNaturalist 2021
  * ---------------------------------------------------------------------------------------------- */
 
-enum { RANKS = 7 };
-
 /* Cuts NNNNN_Kingdom_Phylum_Class_Order_Family_Genus_species in place; ranks may be empty, genus
  * and species not. */
-static bool cut_inat21(char *name, char *ranks[RANKS]) {
+static bool cut_inat21(char *name, char *ranks[CPS_TAXON_RANKS]) {
     const size_t digits = strspn(name, "0123456789");
     if (digits != 5 || name[digits] != '_') {
         return false;
     }
     char *at = name + digits;
-    for (int32_t k = 0; k < RANKS; ++k) {
+    for (int32_t k = 0; k < CPS_TAXON_RANKS; ++k) {
         if (at == NULL) {
             return false;
         }
@@ -85,7 +84,7 @@ static bool cut_inat21(char *name, char *ranks[RANKS]) {
         ranks[k] = at + 1;
         at = strchr(ranks[k], '_');
     }
-    return at == NULL && *ranks[RANKS - 2] != '\0' && *ranks[RANKS - 1] != '\0';
+    return at == NULL && *ranks[CPS_TAXON_GENUS] != '\0' && *ranks[CPS_TAXON_SPECIES] != '\0';
 }
 
 /* One class folder after another, sorted as the images are. */
@@ -114,7 +113,7 @@ static bool next_folder(folder_walk *walk) {
  * not (malloc'ed, NULL: none). */
 static void count_inat21(const cps_folder *found, int64_t *folders_out, int64_t *inat21_out,
                          char **other_out) {
-    char *ranks[RANKS];
+    char *ranks[CPS_TAXON_RANKS];
     *folders_out = *inat21_out = 0;
     *other_out = NULL;
     for (folder_walk walk = {.found = found}; next_folder(&walk);) {
@@ -155,18 +154,16 @@ static cps_status choose_naming(const char *source, const cps_folder *found,
 }
 
 static cps_status set_inat21(cps_plan *plan, int64_t record, char *name) {
-    static const char *const fields[RANKS] = {"kingdom", "phylum", "class",  "order",
-                                              "family",  "genus",  "species"};
-    char *ranks[RANKS];
+    char *ranks[CPS_TAXON_RANKS];
     if (!cut_inat21(name, ranks)) {
         return cps_fail(CPS_ERR_INTERNAL, "a class folder changed its name while it was read");
     }
-    for (int32_t k = 0; k < RANKS; ++k) {
+    for (int32_t k = 0; k < CPS_TAXON_RANKS; ++k) {
         int32_t field = 0;
-        CPS_TRY(cps_plan_add_field(plan, fields[k], &field));
+        CPS_TRY(cps_plan_add_field(plan, cps_taxon_rank_names[k], &field));
         CPS_TRY(cps_plan_add_text(plan, record, field, ranks[k]));
     }
-    char *label = cps_format("%s %s", ranks[RANKS - 2], ranks[RANKS - 1]);
+    char *label = cps_format("%s %s", ranks[CPS_TAXON_GENUS], ranks[CPS_TAXON_SPECIES]);
     const cps_status status = set_label(plan, record, label);
     free(label);
     return status;

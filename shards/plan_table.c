@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "shards/columns.h"
 #include "shards/layout.h"
+#include "shards/taxon.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -72,7 +73,7 @@ static cps_status fail_column(const reading *from, const char *what, const char 
 static bool has_rank(const reading *from) {
     for (int64_t c = 0; c < cps_table_columns(from->table); ++c) {
         const char *field = cps_column_field(cps_table_name(from->table, c));
-        if (c != from->file && c != from->label && field != NULL && cps_column_is_rank(field)) {
+        if (c != from->file && c != from->label && field != NULL && cps_taxon_rank(field) >= 0) {
             return true;
         }
     }
