@@ -7,7 +7,7 @@
 #include "tests/ranks/engine.h"
 #include "train/grain.h"
 
-enum { MOST_PARTS = 32, RANKS = 7, MOST_ROWS = 8192, MOST_CLASSES = 1 << 16 };
+enum { MOST_PARTS = 32, RANKS = OBJECTIVE_RANKS, MOST_ROWS = 8192, MOST_CLASSES = 1 << 16 };
 static const char *const rank_names[RANKS] = {"kingdom", "phylum", "class",  "order",
                                               "family",  "genus",  "species"};
 
@@ -26,65 +26,67 @@ static void start_engine(void) {
     }
 }
 
-/* Records i = 0 .. count-1 with a caption; class k of rank r is "<rank><k>", k = min(i, classes of
- * the rank - 1), so that a path from kingdom to r is one of exactly so many. */
-static cps_status write_shard(const char *path, int64_t count, int32_t rank_count,
-                              const int64_t *class_counts) {
+/* A word for class `index` of a rank, without digits: names of organisms may hold none. */
+static void class_word(int32_t rank, int64_t index, char word[64]) {
+    char letters[16];
+    size_t length = 0;
+    do {
+        letters[length++] = (char)('a' + index % 26);
+        index /= 26;
+    } while (index > 0);
+    letters[length] = '\0';
+    snprintf(word, 64, "%s%s", rank_names[rank], letters);
+}
+
+static cps_status append_record(cps_shard_writer *writer, const uint8_t *picture, size_t length,
+                                int64_t i, const int64_t class_counts[RANKS]) {
+    char words[RANKS][64];
+    const char *texts[1 + RANKS] = {"a green leaf of an oak"};
+    cps_record_text text[1 + RANKS] = {{"caption", 1, &texts[0]}};
+    for (int32_t r = 0; r < RANKS; r++) {
+        class_word(r, cps_min_i64(i, class_counts[r] - 1), words[r]);
+        texts[1 + r] = words[r];
+        text[1 + r] = (cps_record_text){rank_names[r], 1, &texts[1 + r]};
+    }
+    const cps_record record = {.sample_id = (uint64_t)i,
+                               .image = picture,
+                               .image_bytes = length,
+                               .label = -1,
+                               .text_field_count = 1 + RANKS,
+                               .texts = text};
+    return cps_shard_writer_append(writer, &record);
+}
+
+/* Records i = 0 .. count-1 with a caption and a taxonomy: at rank r record i is of class
+ * min(i, class_counts[r] - 1). No rank has fewer than the one above, so a path from the kingdom
+ * down to r is one of exactly class_counts[r]. */
+static cps_status write_shard(const char *path, int64_t count, const int64_t class_counts[RANKS]) {
     const char *fields[1 + RANKS] = {"caption"};
     cps_shard_writer *writer = NULL;
     size_t length = 0;
     memcpy(fields + 1, rank_names, sizeof rank_names);
+    CPS_TRY(cps_shard_writer_create(path, fields, 1 + RANKS, NULL, 0, "golden vectors", &writer));
     uint8_t *picture = engine_picture(1, &length);
-    char **names = calloc((size_t)count + 1, sizeof *names);
-    const int64_t labels = rank_count > 0 ? class_counts[rank_count - 1] : 0;
-    for (int64_t i = 0; i < labels; i++) {
-        names[i] = cps_format("label%lld", (long long)i);
-    }
-    cps_status status =
-        cps_shard_writer_create(path, fields, 1 + rank_count, (const char *const *)names, labels,
-                                "golden vectors", &writer);
+    cps_status status = CPS_OK;
     for (int64_t i = 0; i < count && status == CPS_OK; i++) {
-        char values[RANKS][32];
-        const char *texts[1 + RANKS] = {"a green leaf of an oak"};
-        cps_record_text text[1 + RANKS];
-        for (int32_t r = 0; r < rank_count; r++) {
-            snprintf(values[r], sizeof values[r], "%s%lld", rank_names[r],
-                     (long long)cps_min_i64(i, class_counts[r] - 1));
-            texts[1 + r] = values[r];
-        }
-        for (int32_t f = 0; f <= rank_count; f++) {
-            text[f] = (cps_record_text){.field = fields[f], .count = 1, .texts = &texts[f]};
-        }
-        const cps_record record = {.sample_id = (uint64_t)i,
-                                   .image = picture,
-                                   .image_bytes = length,
-                                   .label = labels > 0 ? (int32_t)cps_min_i64(i, labels - 1) : -1,
-                                   .text_field_count = 1 + rank_count,
-                                   .texts = text};
-        status = cps_shard_writer_append(writer, &record);
+        status = append_record(writer, picture, length, i, class_counts);
     }
-    if (status == CPS_OK) {
-        status = cps_shard_writer_finish(writer);
-    } else {
-        cps_shard_writer_abandon(writer);
-    }
-    cps_strings_destroy(names, labels);
     free(picture);
-    return status;
+    if (status != CPS_OK) {
+        cps_shard_writer_abandon(writer);
+        return status;
+    }
+    return cps_shard_writer_finish(writer);
 }
 
 /* Collective: rank 0 writes, once for equal contents. */
-static cps_status make_shard(int64_t count, int32_t rank_count, const int64_t *class_counts,
-                             char **path_out) {
-    char classes[256] = "";
-    for (int32_t r = 0; r < rank_count; r++) {
-        const size_t used = strlen(classes);
-        snprintf(classes + used, sizeof classes - used, "-%lld", (long long)class_counts[r]);
-    }
-    char *path = cps_format("%s/vectors-%lld%s.h5", the_engine.folder, (long long)count, classes);
+static cps_status make_shard(int64_t count, const int64_t class_counts[RANKS], char **path_out) {
+    const uint64_t classes = cps_hash64(class_counts, RANKS * sizeof *class_counts);
+    char *path = cps_format("%s/vectors-%lld-%016llx.h5", the_engine.folder, (long long)count,
+                            (unsigned long long)classes);
     cps_status status = CPS_OK;
     if (cps_comm_rank(the_engine.comm) == 0 && !cps_file_exists(path)) {
-        status = write_shard(path, count, rank_count, class_counts);
+        status = write_shard(path, count, class_counts);
     }
     status = cps_agree(the_engine.comm, "shard", status);
     if (status != CPS_OK) {
@@ -95,9 +97,11 @@ static cps_status make_shard(int64_t count, int32_t rank_count, const int64_t *c
     return CPS_OK;
 }
 
+static const int64_t one_class[RANKS] = {1, 1, 1, 1, 1, 1, 1};
+
 cps_status objective_shard(int64_t records, char **path_out) {
     start_engine();
-    return make_shard(records, 0, NULL, path_out);
+    return make_shard(records, one_class, path_out);
 }
 
 /* ---- the plan ---- */
@@ -303,13 +307,19 @@ static cps_status run_loss(work *w) {
     return cps_tape_failure_agreed(w->tape) ? status : cps_agree(the_engine.comm, "loss", status);
 }
 
-static cps_status run_backward(work *w) {
+static cps_status run_backward(work *w, const char *only) {
     cps_real weights[CPS_STAGE_TERMS];
+    bool found = only == NULL;
     for (int32_t i = 0; i < w->global.term_count; i++) {
-        weights[i] = (cps_real)w->global.term_weights[i];
-        if (w->global.terms[i]->needs_grad) {
+        const bool named = only != NULL && strcmp(w->global.term_names[i], only) == 0;
+        found = found || named;
+        weights[i] = named ? 1 : (cps_real)w->global.term_weights[i];
+        if (w->global.terms[i]->needs_grad && (only == NULL || named)) {
             cps_tape_seed(w->tape, w->global.terms[i], &weights[i]);
         }
+    }
+    if (!found) {
+        return cps_fail(CPS_ERR_INTERNAL, "the objective has no term '%s'", only);
     }
     const cps_status status = cps_backward(w->tape, NULL, 0.0);
     return cps_tape_failure_agreed(w->tape) ? status
@@ -377,7 +387,7 @@ static cps_status compute(work *w, const objective_loss *wanted, objective_resul
     CPS_TRY(cps_agree(the_engine.comm, "leaves", status));
     CPS_TRY(run_loss(w));
     CPS_TRY(take_values(w, result));
-    CPS_TRY(run_backward(w));
+    CPS_TRY(run_backward(w, wanted->only));
     return take_gradients(w, wanted);
 }
 
@@ -413,7 +423,7 @@ cps_status objective_run_loss(const objective_loss *wanted, objective_result *re
                         (long long)rows, ranks, MOST_ROWS);
     }
     char *shard = NULL;
-    CPS_TRY(make_shard(rows, 0, NULL, &shard));
+    CPS_TRY(make_shard(rows, one_class, &shard));
     const job j = {.objective = wanted->name,
                    .options = wanted->options,
                    .shard = shard,
@@ -626,20 +636,17 @@ static cps_status compute_grains(grain_work *g, objective_result *result) {
 cps_status objective_run_grain_loss(const objective_grain_loss *wanted,
                                     objective_result *result_out) {
     start_engine();
-    int64_t records = 1;
-    for (int32_t r = 0; r < wanted->rank_count; r++) {
-        if (wanted->class_counts[r] < (r == 0 ? 1 : wanted->class_counts[r - 1]) ||
-            wanted->class_counts[r] > MOST_CLASSES || wanted->rank_count > RANKS) {
+    for (int32_t r = 0; r < RANKS; r++) {
+        const int64_t least = r == 0 ? 1 : wanted->class_counts[r - 1];
+        if (wanted->class_counts[r] < least || wanted->class_counts[r] > MOST_CLASSES) {
             return cps_fail(CPS_ERR_DATA,
-                            "%lld classes at rank %d of %d, wanted are 1 to %d, and no fewer than "
-                            "at the rank above",
-                            (long long)wanted->class_counts[r], r, wanted->rank_count,
+                            "%lld classes at rank '%s', wanted are %lld (of the rank above) to %d",
+                            (long long)wanted->class_counts[r], rank_names[r], (long long)least,
                             MOST_CLASSES);
         }
-        records = wanted->class_counts[r];
     }
     char *shard = NULL;
-    CPS_TRY(make_shard(records, wanted->rank_count, wanted->class_counts, &shard));
+    CPS_TRY(make_shard(wanted->class_counts[RANKS - 1], wanted->class_counts, &shard));
     const job j = {.objective = wanted->name,
                    .options = wanted->options,
                    .shard = shard,

@@ -12,7 +12,7 @@
 #include "base/types.h"
 #include "comm/comm.h"
 
-enum { OBJECTIVE_TERMS = 128 };
+enum { OBJECTIVE_TERMS = 128, OBJECTIVE_RANKS = 7 };
 
 /* Rows that `head` emits under `name`: of the whole batch, row-major. */
 typedef struct objective_rows {
@@ -50,6 +50,7 @@ typedef struct objective_loss {
     int32_t slot_count;
     objective_parameter *parameters; /* scalars */
     int32_t parameter_count;
+    const char *only; /* gradients are those of this term alone, weight 1; NULL: of the loss */
 } objective_loss;
 
 /* `loss` of the global batch. A slot that the objective emits must be given; one that it does not
@@ -66,9 +67,8 @@ typedef struct objective_grain_loss {
     objective_parameter *parameters;
     int32_t parameter_count;
     int64_t grains;
-    /* The stream shows class_counts[k] classes of rank k of the taxonomy (kingdom first), none of
-     * them fewer than of the rank above; and the last one's number as labels. */
-    int32_t rank_count;
+    /* The stream shows class_counts[k] classes of rank k of the taxonomy, kingdom first; none fewer
+     * than of the rank above. */
     const int64_t *class_counts;
 } objective_grain_loss;
 cps_status objective_run_grain_loss(const objective_grain_loss *wanted,

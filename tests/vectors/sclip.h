@@ -6,15 +6,6 @@
 
 double sclip_tolerance(void);
 
-/* A dataset [rows, width] of numbers; the process ends where it is none. free() the values. */
-typedef struct sclip_matrix {
-    int64_t rows, width;
-    double *values;
-} sclip_matrix;
-sclip_matrix sclip_read_matrix(cps_h5 *file, const char *group, const char *name);
-double sclip_read_number(cps_h5 *file, const char *group, const char *name);
-/* Calls `check` for every member of a group, if there is such a group. */
-void sclip_each(cps_h5 *file, const char *group, void (*check)(cps_h5 *file, const char *path));
 /* Compares what the file has of "<group>/<name>". */
 void sclip_expect(cps_h5 *file, const char *group, const char *name, const double *got,
                   int64_t count);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arrays.h"
 #include "base/file.h"
 #include "data/stream.h"
 #include "eval/retrieval.h"
@@ -24,85 +25,26 @@ static void *room(int64_t count, size_t bytes) {
     return memory;
 }
 
-static void need(cps_status status) {
-    if (status != CPS_OK) {
-        vectors_unusable("%s", cps_fail_message());
-    }
-}
-
-/* ---- reading and comparing ---- */
+/* ---- comparing ---- */
 
 double sclip_tolerance(void) {
     return vectors_tolerance(1e-9, 1e-4);
 }
 
-sclip_matrix sclip_read_matrix(cps_h5 *file, const char *group, const char *name) {
-    char *path = cps_format("%s/%s", group, name);
-    cps_h5_info info;
-    sclip_matrix m = {0};
-    int64_t count = 0;
-    if (cps_h5_inspect(file, path, &info) != CPS_OK || info.kind != CPS_H5_DATASET ||
-        info.rank != 2 || info.shape[0] < 1 || info.shape[1] < 1 ||
-        (m.values = vectors_read(file, path, &count)) == NULL) {
-        vectors_unusable("'%s' is no matrix of numbers with a row and a column at least", path);
-    }
-    m.rows = info.shape[0];
-    m.width = info.shape[1];
-    free(path);
-    return m;
-}
-
-double sclip_read_number(cps_h5 *file, const char *group, const char *name) {
-    char *path = cps_format("%s/%s", group, name);
-    int64_t count = 0;
-    double *value = vectors_read(file, path, &count);
-    if (value == NULL || count != 1) {
-        vectors_unusable("'%s' is no number", path);
-    }
-    const double number = *value;
-    free(value);
-    free(path);
-    return number;
-}
-
-void sclip_each(cps_h5 *file, const char *group, void (*check)(cps_h5 *file, const char *path)) {
-    char **names = NULL;
-    int64_t count = 0;
-    if (!cps_h5_has(file, group)) {
-        return;
-    }
-    need(cps_h5_list(file, group, &names, &count));
-    for (int64_t i = 0; i < count; i++) {
-        char *path = cps_format("%s/%s", group, names[i]);
-        check(file, path);
-        free(path);
-    }
-    cps_strings_destroy(names, count);
-}
-
-static void expect(cps_h5 *file, const char *group, const char *name, const double *got,
-                   int64_t count, double tolerance) {
-    char *path = cps_format("%s/%s", group, name);
-    if (cps_h5_has(file, path)) {
-        vectors_expect(file, path, got, count, tolerance);
-    }
-    free(path);
-}
-
 void sclip_expect(cps_h5 *file, const char *group, const char *name, const double *got,
                   int64_t count) {
-    expect(file, group, name, got, count, sclip_tolerance());
+    vectors_expect_in(file, group, name, got, count, sclip_tolerance());
 }
 
 void sclip_expect_exact(cps_h5 *file, const char *group, const char *name, const double *got,
                         int64_t count) {
-    expect(file, group, name, got, count, 1e-9);
+    vectors_expect_in(file, group, name, got, count, 1e-9);
 }
 
 /* ---- evaluation ---- */
 
 static cps_features read_features(cps_h5 *file, const char *group, const char *name) {
-    sclip_matrix m = sclip_read_matrix(file, group, name);
+    vectors_matrix m = vectors_matrix_read(file, group, name);
     cps_features features = {
         .rows = m.rows, .width = m.width, .component_count = 1, .widths = {m.width}};
     features.values = room(m.rows * m.width, sizeof *features.values);
@@ -134,8 +76,8 @@ static void check_retrieval(cps_h5 *file) {
     }
     cps_retrieval_ranks ranks = {0};
     cps_json *metrics = cps_json_new_object();
-    need(cps_retrieval(vectors_comm(), &images, &texts, owners, &one, &ranks));
-    need(cps_retrieval_metrics_add(&ranks, k, 3, metrics));
+    vectors_need(cps_retrieval(vectors_comm(), &images, &texts, owners, &one, &ranks));
+    vectors_need(cps_retrieval_metrics_add(&ranks, k, 3, metrics));
     for (int d = 0; d < 2; d++) {
         for (int i = 0; i < 5; i++) {
             char *key = cps_format("%s_%s", directions[d], ours[i]);
@@ -200,8 +142,8 @@ static void class_vectors(prompts *from, cps_features *vectors_out) {
         lines[p] = cps_format("{} %lld", (long long)p);
     }
     const cps_lines templates = {.count = from->count, .lines = (const char *const *)lines};
-    need(cps_class_vectors(vectors_comm(), &encoder, (const char *const *)names, from->classes,
-                           &templates, CPS_NORMALISE_FIRST, vectors_out));
+    vectors_need(cps_class_vectors(vectors_comm(), &encoder, (const char *const *)names,
+                                   from->classes, &templates, CPS_NORMALISE_FIRST, vectors_out));
     cps_strings_destroy(names, from->classes);
     cps_strings_destroy(lines, from->count);
 }
@@ -243,8 +185,8 @@ static void check_zero_shot(cps_h5 *file) {
     int32_t *labels = read_labels(file, images.rows, from.classes);
     cps_predictions predictions = {0};
     cps_json *metrics = cps_json_new_object();
-    need(cps_zero_shot(vectors_comm(), &images, &vectors, &one, 5, &predictions));
-    need(cps_classification_metrics(&predictions, labels, from.classes, group, metrics));
+    vectors_need(cps_zero_shot(vectors_comm(), &images, &vectors, &one, 5, &predictions));
+    vectors_need(cps_classification_metrics(&predictions, labels, from.classes, group, metrics));
     expect_metric(file, group, "top1", metrics, "top1");
     expect_metric(file, group, "top5", metrics, "top5");
     cps_json_destroy(metrics);
@@ -326,9 +268,9 @@ static void expect_records(cps_h5 *file, const char *group, const char *name, co
 
 static void check_split(cps_h5 *file, const char *group) {
     enum { MOST_RECORDS = 1 << 20 };
-    split s = {.n = (int64_t)sclip_read_number(file, group, "n")};
-    const double ratio = sclip_read_number(file, group, "ratio");
-    const double seed = sclip_read_number(file, group, "seed");
+    split s = {.n = (int64_t)vectors_number(file, group, "n")};
+    const double ratio = vectors_number(file, group, "ratio");
+    const double seed = vectors_number(file, group, "seed");
     if (s.n < 2 || s.n > MOST_RECORDS || !(ratio > 0.0 && ratio < 1.0) ||
         !(seed >= 0.0 && seed <= 4294967295.0)) {
         vectors_unusable("'%s': n = %lld, ratio = %g, seed = %g; wanted are 2 to %d records, a "
@@ -336,7 +278,7 @@ static void check_split(cps_h5 *file, const char *group) {
                          group, (long long)s.n, ratio, seed, MOST_RECORDS);
     }
     char *path = NULL;
-    need(objective_shard(s.n, &path));
+    vectors_need(objective_shard(s.n, &path));
     if (open_split(&s, path, ratio, (int64_t)seed) != CPS_OK) {
         vectors_broken(group, 0.0, "%s", cps_fail_message());
     } else {
@@ -348,16 +290,16 @@ static void check_split(cps_h5 *file, const char *group) {
 }
 
 void sclip_check_splits(cps_h5 *file) {
-    sclip_each(file, "split", check_split);
+    vectors_each(file, "split", check_split);
 }
 
 /* ---- schedules ---- */
 
 static void check_schedule(cps_h5 *file, const char *group) {
     enum { MOST_STEPS = 1 << 24 };
-    const double base = sclip_read_number(file, group, "base");
-    const double warmup = sclip_read_number(file, group, "warmup");
-    const double steps = sclip_read_number(file, group, "steps");
+    const double base = vectors_number(file, group, "base");
+    const double warmup = vectors_number(file, group, "warmup");
+    const double steps = vectors_number(file, group, "steps");
     if (!(steps >= 1.0 && steps <= MOST_STEPS) || !(warmup >= 0.0 && warmup <= steps)) {
         vectors_unusable("'%s': %g steps with %g of warm-up; wanted are 1 to %d steps", group,
                          steps, warmup, MOST_STEPS);
@@ -365,11 +307,11 @@ static void check_schedule(cps_h5 *file, const char *group) {
     const cps_schedule schedule = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = (int64_t)warmup};
     const cps_numbers from = {.count = 1, .values = &base};
     double *lr = room((int64_t)steps, sizeof *lr);
-    need(cps_schedule_tabulate(&schedule, from, group, (int64_t)steps, lr));
+    vectors_need(cps_schedule_tabulate(&schedule, from, group, (int64_t)steps, lr));
     sclip_expect_exact(file, group, "lr", lr, (int64_t)steps);
     free(lr);
 }
 
 void sclip_check_schedules(cps_h5 *file) {
-    sclip_each(file, "schedule", check_schedule);
+    vectors_each(file, "schedule", check_schedule);
 }

@@ -321,3 +321,11 @@ void vectors_expect_i64(cps_h5 *file, const char *name, const int64_t *got, int6
         free(want);
     }
 }
+
+double *vectors_wanted(cps_h5 *file, const char *name, int64_t count, double tolerance) {
+    return wanted(file, name, CPS_H5_F64, count, tolerance);
+}
+
+double vectors_error_now(const double *got, const double *want, int64_t count) {
+    return vectors_error(got, want, count, floor_now);
+}

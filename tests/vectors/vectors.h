@@ -67,6 +67,12 @@ void vectors_expect_real(cps_h5 *file, const char *name, const cps_real *got, in
                          double tolerance);
 void vectors_expect_i64(cps_h5 *file, const char *name, const int64_t *got, int64_t count);
 
+/* For comparisons of one's own: the values of a case, malloc'ed; NULL after counting a FAIL where
+ * the dataset is missing or holds another number of elements. And the error with the floor of now.
+ */
+double *vectors_wanted(cps_h5 *file, const char *name, int64_t count, double tolerance);
+double vectors_error_now(const double *got, const double *want, int64_t count);
+
 /* Objects below `group` ("" or "/": of the file) that no call above or below has named become
  * skips: one for a group of which nothing was named, else one for each dataset. Call when all is
  * done. */
