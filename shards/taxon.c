@@ -30,7 +30,8 @@ static const char *first_text(const cps_shard *shard, const char *name, int64_t 
 
 cps_taxon_fields cps_taxon_fields_of(const cps_shard *shard, int64_t record) {
     cps_taxon_fields fields = {.common = first_text(shard, "common_name", record),
-                               .subspecies = first_text(shard, "subspecies", record)};
+                               .subspecies = first_text(shard, "subspecies", record),
+                               .scientific = first_text(shard, "scientific_name", record)};
     for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
         fields.ranks[rank] = first_text(shard, cps_taxon_rank_names[rank], record);
     }
@@ -374,5 +375,95 @@ cps_status cps_taxon_evaluation_text(const cps_taxon_fields *fields, const char 
         put(&w, " with common name ");
         put(&w, common);
     }
+    return finish(&w, text_out);
+}
+
+/* ---- TreeOfLife-200M ------------------------------------------------------------------------- */
+
+const char *const cps_taxon_tol200m_types[] = {
+    "sci", "taxon", "taxonTag", "scientific_name", "taxonomic_name", NULL};
+
+static bool is_known(const char *value) {
+    return value != NULL && value[0] != '\0' && strcasecmp(value, "unknown") != 0;
+}
+
+int32_t cps_taxon_tol200m_rank(const cps_taxon_fields *fields) {
+    int32_t rank = CPS_TAXON_SPECIES;
+    while (rank >= 0 && !is_known(fields->ranks[rank])) {
+        rank--;
+    }
+    return rank;
+}
+
+/* The last of at least two words; NULL: there is one or none. */
+static const char *last_word(const char *text, size_t *bytes_out) {
+    const size_t length = strlen(text);
+    const char *word = NULL;
+    int64_t words = 0;
+    bool inside = false;
+    for (size_t at = 0; at < length;) {
+        const size_t here = at;
+        const bool space = is_space_at(text, length, &at);
+        if (!space && !inside) {
+            word = text + here;
+            words++;
+        }
+        if (!space) {
+            *bytes_out = (size_t)(text + at - word);
+        }
+        inside = !space;
+    }
+    return words > 1 ? word : NULL;
+}
+
+/* The known ranks and the epithet, each behind its rank's name if tagged. */
+static void put_lineage_tol200m(writer *w, const cps_taxon_fields *fields, bool tagged) {
+    const size_t section = w->length;
+    for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
+        const char *value = is_known(fields->ranks[rank]) ? fields->ranks[rank] : NULL;
+        size_t bytes = value != NULL ? strlen(value) : 0;
+        if (value != NULL && rank == CPS_TAXON_SPECIES) {
+            value = last_word(value, &bytes);
+        }
+        if (value != NULL) {
+            put(w, is_empty(w, section) ? "" : " ");
+            put(w, tagged ? cps_taxon_rank_names[rank] : "");
+            put(w, tagged ? " " : "");
+            put_bytes(w, value, bytes);
+        }
+    }
+    if (tagged && is_empty(w, section)) {
+        put(w, "unknown taxonomy");
+    }
+}
+
+static void put_scientific_tol200m(writer *w, const cps_taxon_fields *fields) {
+    const char *given = text_of(fields->scientific);
+    if (given[0] != '\0') {
+        size_t length = strlen(given);
+        while (length > 0 && given[length - 1] == '.') {
+            length--;
+        }
+        put_bytes(w, given, length);
+        return;
+    }
+    const int32_t rank = cps_taxon_tol200m_rank(fields);
+    put(w, rank >= 0 ? fields->ranks[rank] : "Unknown");
+}
+
+cps_status cps_taxon_tol200m_text(const cps_taxon_fields *fields, const char *type,
+                                  char **text_out) {
+    enum { SCI, TAXON, TAXON_TAG, SCIENTIFIC_NAME, TAXONOMIC_NAME };
+    int32_t index = 0;
+    CPS_TRY(find_type(cps_taxon_tol200m_types, type, &index));
+    const bool sentence = index <= TAXON_TAG;
+    writer w = start();
+    put(&w, sentence ? "a photo of " : "");
+    if (index == SCI || index == SCIENTIFIC_NAME) {
+        put_scientific_tol200m(&w, fields);
+    } else {
+        put_lineage_tol200m(&w, fields, index == TAXON_TAG);
+    }
+    put(&w, sentence ? "." : "");
     return finish(&w, text_out);
 }

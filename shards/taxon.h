@@ -22,9 +22,10 @@ typedef struct cps_taxon_fields {
     const char *common;
     const char *subspecies; /* evaluation strings alone */
     const char *as_is;      /* the class's own name: evaluation type "asis" */
+    const char *scientific; /* the source's scientific name: texts of TreeOfLife-200M alone */
 } cps_taxon_fields;
-/* The fields of a record: the first texts of kingdom .. species, common_name and subspecies, and
- * the name of its class. Borrowed from the shard. */
+/* The fields of a record: the first texts of kingdom .. species, common_name, subspecies and
+ * scientific_name, and the name of its class. Borrowed from the shard. */
 cps_taxon_fields cps_taxon_fields_of(const cps_shard *shard, int64_t record);
 
 /* A cleaned record: every rank lower-case, "" where unknown. One block of memory: free(). NULL in
@@ -67,5 +68,15 @@ cps_status cps_taxon_caption(const cps_taxon *taxon, const char *type, bool clea
 extern const char *const cps_taxon_evaluation_types[]; /* the six, then NULL */
 cps_status cps_taxon_evaluation_text(const cps_taxon_fields *fields, const char *type,
                                      char **text_out) CPS_MUST_CHECK;
+
+/* Texts as those of TreeOfLife-200M were made (Gu et al. 2025, arXiv:2505.23883), of the fields as
+ * they stand; `species` holds genus and epithet there, whose last word is the epithet. Types "sci",
+ * "taxon", "taxonTag" (sentences), "scientific_name", "taxonomic_name" (bare). USAGE: unknown type.
+ */
+extern const char *const cps_taxon_tol200m_types[]; /* the five, then NULL */
+cps_status cps_taxon_tol200m_text(const cps_taxon_fields *fields, const char *type,
+                                  char **text_out) CPS_MUST_CHECK;
+/* The last rank there that is neither empty nor "unknown" in any case; -1: none. */
+int32_t cps_taxon_tol200m_rank(const cps_taxon_fields *fields);
 
 #endif

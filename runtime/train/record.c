@@ -77,11 +77,17 @@ cps_status cps_record_taxon(const cps_record_ref *record, const cps_taxon **taxo
 
 cps_status cps_serve_taxon_text(const cps_record_ref *record, const char *type, bool clean,
                                 char **text_out) {
+    static const char tol200m[] = "tol200m:";
     const cps_taxon *taxon = NULL;
     CPS_TRY(cps_record_taxon(record, &taxon));
     if (taxon == NULL) {
         *text_out = NULL;
         return CPS_OK;
+    }
+    if (strncmp(type, tol200m, sizeof tol200m - 1) == 0) {
+        const cps_sample *sample = record->sample;
+        const cps_taxon_fields fields = cps_taxon_fields_of(sample->shard, sample->record);
+        return cps_taxon_tol200m_text(&fields, type + sizeof tol200m - 1, text_out);
     }
     return cps_taxon_caption(taxon, type, clean, text_out);
 }

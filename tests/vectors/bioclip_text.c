@@ -10,7 +10,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "bioclip.h"
-#include "shards/taxon.h"
+#include "shards/taxon_backbone.h"
 #include "vectors.h"
 
 enum { MAX_TYPES = 1000, MAX_PATH_BYTES = 512 };
@@ -76,6 +76,16 @@ static bool take_text(const place *at, const cps_json *value, const char **text_
     }
     *text_out = cps_json_string(value);
     return true;
+}
+
+/* Seven texts; false: something else. */
+static bool take_ranks(const cps_json *list, const char *ranks[CPS_TAXON_RANKS]) {
+    bool usable = cps_json_count(list) == CPS_TAXON_RANKS;
+    for (int32_t rank = 0; usable && rank < CPS_TAXON_RANKS; rank++) {
+        ranks[rank] = cps_json_string(cps_json_at(list, rank));
+        usable = ranks[rank] != NULL;
+    }
+    return usable;
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
@@ -277,14 +287,9 @@ static void check_class_row(const place *at, const cps_json *row, path_list *lis
                    *normalised = cps_json_get(row, "normalised");
     cps_taxon_fields fields = {0};
     cps_taxon *taxon = NULL;
-    bool usable = cps_json_count(given) == CPS_TAXON_RANKS &&
-                  (ids == NULL || cps_json_count(ids) == CPS_TAXON_RANKS) &&
+    bool usable = (ids == NULL || cps_json_count(ids) == CPS_TAXON_RANKS) &&
                   (normalised == NULL || cps_json_count(normalised) == CPS_TAXON_RANKS);
-    for (int32_t rank = 0; usable && rank < CPS_TAXON_RANKS; rank++) {
-        fields.ranks[rank] = cps_json_string(cps_json_at(given, rank));
-        usable = fields.ranks[rank] != NULL;
-    }
-    if (!usable) {
+    if (!usable || !take_ranks(given, fields.ranks)) {
         vectors_broken(at->path, 0, "seven ranks, and seven of what is made of them, are wanted");
         return;
     }
@@ -367,6 +372,109 @@ static void check_schedule(const place *at, const cps_json *part) {
     }
 }
 
+/* ---- texts of TreeOfLife-200M -----------------------------------------------------------------
+ */
+
+static void check_tol200m(const place *outer, const cps_json *record) {
+    const cps_json *want_rank = cps_json_get(record, "most_specific_rank");
+    const cps_json *input = cps_json_get(record, "input");
+    cps_taxon_fields fields;
+    if (!take_fields(outer, input, &fields) ||
+        !take_text(outer, cps_json_get(input, "scientific_name"), &fields.scientific)) {
+        return;
+    }
+    if (want_rank != NULL) {
+        const place at = inside(outer, "most_specific_rank");
+        const int32_t rank = cps_taxon_tol200m_rank(&fields);
+        expect_text(&at, rank >= 0 ? cps_taxon_rank_names[rank] : NULL, want_rank);
+    }
+    const cps_json *files = cps_json_get(record, "files");
+    for (const cps_json *one = cps_json_first(files); one != NULL; one = cps_json_next(one)) {
+        const char *name = cps_json_key(one) != NULL ? cps_json_key(one) : "?";
+        const place at = inside(outer, "files/%s", name);
+        char type[64], *text = NULL;
+        if (!type_of_file(name, type, sizeof type)) {
+            vectors_broken(at.path, 0, "this is no file of captions");
+        } else if (cps_taxon_tol200m_text(&fields, type, &text) != CPS_OK) {
+            vectors_broken(at.path, 0, "%s", cps_fail_message());
+        } else {
+            expect_text(&at, text, one);
+            free(text);
+        }
+    }
+}
+
+/* ---- upgrading with a backbone -----------------------------------------------------------------
+ */
+
+/* [value, rank]; [[genus, species], "scientific"]. */
+static void check_start(const place *outer, const cps_taxon *taxon, const cps_json *want) {
+    const place value_at = inside(outer, "start/0"), rank_at = inside(outer, "start/1");
+    const cps_json *value = cps_json_at(want, 0);
+    const int32_t rank =
+        taxon != NULL ? cps_taxon_backbone_start(taxon) : (int32_t)CPS_TAXON_SPECIES;
+    const char *genus = taxon != NULL ? taxon->ranks[CPS_TAXON_GENUS] : "",
+               *species = taxon != NULL ? taxon->ranks[CPS_TAXON_SPECIES] : "";
+    if (rank == CPS_TAXON_SPECIES) {
+        const place species_at = inside(outer, "start/0/1");
+        expect_text(&value_at, genus, cps_json_at(value, 0));
+        expect_text(&species_at, species, cps_json_at(value, 1));
+        expect_text(&rank_at, "scientific", cps_json_at(want, 1));
+        return;
+    }
+    const char *name = cps_json_string(cps_json_at(want, 1));
+    expect_text(&value_at, taxon->ranks[rank], value);
+    vectors_judge(rank_at.path, name != NULL && cps_taxon_rank(name) == rank ? 0 : 1, 0);
+}
+
+static void check_upgrade_case(const place *at, const cps_taxon_backbone *backbone,
+                               const cps_json *one) {
+    const cps_json *start = cps_json_get(one, "start"), *output = cps_json_get(one, "output");
+    cps_taxon_fields fields = {0};
+    cps_taxon *taxon = NULL, *upgraded = NULL;
+    cps_taxon_upgrades upgrades = {0};
+    if (!take_ranks(cps_json_get(one, "input"), fields.ranks) ||
+        (output != NULL && cps_json_count(output) != CPS_TAXON_RANKS)) {
+        vectors_broken(at->path, 0, "seven ranks are wanted, and seven upgraded ones");
+        return;
+    }
+    need(cps_taxon_clean(&fields, &taxon));
+    if (start != NULL) {
+        check_start(at, taxon, start);
+    }
+    if (taxon != NULL) {
+        need(cps_taxon_backbone_upgrade(backbone, taxon, &upgrades, &upgraded));
+    }
+    for (int32_t rank = 0; output != NULL && rank < CPS_TAXON_RANKS; rank++) {
+        const place rank_at = inside(at, "output/%d", rank);
+        expect_rank(&rank_at, upgraded, rank, cps_json_at(output, rank));
+    }
+    free(taxon);
+    free(upgraded);
+}
+
+static void check_upgrade(const place *outer, const cps_json *part) {
+    cps_taxon_backbone *backbone = NULL;
+    const cps_json *rows = cps_json_get(part, "backbone"), *cases = cps_json_get(part, "cases");
+    int64_t line = 0;
+    need(cps_taxon_backbone_create(&backbone));
+    for (const cps_json *row = cps_json_first(rows); row != NULL; row = cps_json_next(row)) {
+        const place at = inside(outer, "backbone/%lld", (long long)line++);
+        const char *ranks[CPS_TAXON_RANKS];
+        if (!take_ranks(row, ranks)) {
+            vectors_broken(at.path, 0, "seven ranks are wanted");
+        } else if (cps_taxon_backbone_add(backbone, outer->path, line, ranks) != CPS_OK) {
+            vectors_broken(at.path, 0, "%s", cps_fail_message());
+        }
+    }
+    int64_t index = 0;
+    for (const cps_json *one = cps_json_first(cases); one != NULL; one = cps_json_next(one)) {
+        const place at = inside(outer, "cases/%lld", (long long)index++);
+        check_upgrade_case(&at, backbone, one);
+    }
+    cps_taxon_backbone_destroy(backbone);
+}
+
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
@@ -400,6 +508,8 @@ void bioclip_text(const cps_json *json) {
     for_each(json, "records", check_record);
     for_each(json, "clean_name", check_clean_name);
     for_each(json, "strip_html", check_strip_html);
+    for_each(json, "treeoflife_200m", check_tol200m);
+    for_object(json, "upgrade", check_upgrade);
     for_object(json, "class_index", check_classes);
     for_object(json, "text_type_schedule", check_schedule);
 }

@@ -13,8 +13,9 @@ static const size_t max_json_bytes = (size_t)256 << 20;
 
 /* Groups of FILE and keys of JSON that a part compares (shell patterns): the rest is `skip`. */
 static const char *const file_groups[] = {"text_json", NULL};
-static const char *const json_keys[] = {"records",     "clean_name",         "strip_html",
-                                        "class_index", "text_type_schedule", NULL};
+static const char *const json_keys[] = {
+    "records",         "clean_name", "strip_html", "class_index", "text_type_schedule",
+    "treeoflife_200m", "upgrade",    NULL};
 
 static bool is_handled(const char *const *patterns, const char *name) {
     for (; *patterns != NULL; patterns++) {
