@@ -9,5 +9,7 @@
 
 /* Names, captions, classes, text types. */
 void bioclip_text(const cps_json *json);
+/* What is reported of an image's probabilities. */
+void bioclip_predict(const cps_json *json);
 
 #endif

@@ -13,9 +13,9 @@ static const size_t max_json_bytes = (size_t)256 << 20;
 
 /* Groups of FILE and keys of JSON that a part compares (shell patterns): the rest is `skip`. */
 static const char *const file_groups[] = {"text_json", NULL};
-static const char *const json_keys[] = {
-    "records",         "clean_name", "strip_html", "class_index", "text_type_schedule",
-    "treeoflife_200m", "upgrade",    NULL};
+static const char *const json_keys[] = {"records",     "clean_name",         "strip_html",
+                                        "class_index", "text_type_schedule", "treeoflife_200m",
+                                        "upgrade",     "rank_aggregation",   NULL};
 
 static bool is_handled(const char *const *patterns, const char *name) {
     for (; *patterns != NULL; patterns++) {
@@ -77,6 +77,7 @@ int main(int argc, char **argv) {
     }
 
     bioclip_text(json);
+    bioclip_predict(json);
 
     char **groups = NULL;
     int64_t count = 0;
