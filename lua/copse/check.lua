@@ -204,12 +204,15 @@ local function lines_of(place, path)
   local content, why = host.read_file(path)
   if not content then return check.report(place, "%s", why) end
   if not utf8.len(content) then return check.report(place, "file %s is not UTF-8 text", path) end
+  content = content:gsub("^\u{FEFF}", ""):gsub("\r\n?", "\n"):gsub("\n$", "")
+  if content:match("^%s*$") then return check.report(place, "file %s has no line of text", path) end
   local list = text.list()
-  for line in content:gsub("^\u{FEFF}", ""):gmatch("[^\r\n]+") do
-    line = line:match("^%s*(.-)%s*$")
-    if line ~= "" then list[#list + 1] = line end
+  for line in (content .. "\n"):gmatch("(.-)\n") do
+    list[#list + 1] = line:match("^%s*(.-)%s*$")
+    if list[#list] == "" then
+      return check.report(place, "file %s: line %d is empty; every line is an entry: remove it", path, #list)
+    end
   end
-  if #list == 0 then return check.report(place, "file %s has no line of text", path) end
   return list
 end
 

@@ -103,6 +103,11 @@ int main(void) {
         return 1;
     }
     folder = test_folder();
+    if (cps_file_write_atomic("gap.txt", "one\r\ntwo\n \nfour\n", 16) != CPS_OK ||
+        cps_file_write_atomic("void.txt", " \n\n", 3) != CPS_OK) {
+        fprintf(stderr, "%s\n", cps_fail_message());
+        return 1;
+    }
     const int count = read_cases(text, cases);
     for (int i = 0; i < count; i++) {
         tests[i] = (struct CMUnitTest){cases[i].title, run_case, NULL, NULL, &cases[i]};
