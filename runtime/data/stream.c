@@ -238,6 +238,12 @@ static cps_status drop_held(const char *stream, const shard_set *set, const cps_
                         "must name the same shards",
                         stream, other->name, other->name);
     }
+    if (memchr(keep, 1, (size_t)set_total(set)) == NULL) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "stream '%s': nothing is left of %lld records: '%s', whose rest this is, "
+                        "holds them all; give '%s' a smaller fraction or count",
+                        stream, (long long)set_total(set), other->name, other->name);
+    }
     return CPS_OK;
 }
 

@@ -1,6 +1,7 @@
-/* cps_setup_classes: the distinct values of a key over a stream's records, in first-seen record
- * order; cps_record_class finds a record's among them. A key is "label", fields joined by '/', or
- * "taxonomy:RANK", the path of cleaned names down to a rank. */
+/* What `create` may ask of a stream: its size, its captions, and by cps_setup_classes the distinct
+ * values of a key over its records, in first-seen record order; cps_record_class finds a record's
+ * among them. A key is "label", fields joined by '/', or "taxonomy:RANK", the path of cleaned names
+ * down to a rank. */
 #include "train/stage.h"
 
 #include <stdlib.h>
@@ -21,6 +22,46 @@ typedef struct lookup {
     int64_t slot_count;
     const int64_t *slots;
 } lookup;
+
+/* ---- a stream's records ---------------------------------------------------------------------- */
+
+static const cps_stream *stream_of(const cps_setup *setup, const char *name) {
+    const cps_stage_plan *plan = setup->plan;
+    for (int32_t i = 0; i < plan->run_stream_count; i++) {
+        if (strcmp(plan->run_streams[i].name, name) == 0) {
+            return plan->run_streams[i].stream;
+        }
+    }
+    return NULL;
+}
+
+int64_t cps_serve_setup_stream_records(const cps_setup *setup, const char *stream) {
+    const cps_stream *records = stream_of(setup, stream);
+    return records == NULL ? -1 : cps_stream_records(records);
+}
+
+int64_t cps_serve_setup_stream_rows(const cps_setup *setup, const char *stream) {
+    const cps_stage_plan *plan = setup->plan;
+    const bool clock = plan->stream_count > 0 && strcmp(plan->streams[0].name, stream) == 0;
+    return plan->grains *
+           (clock ? plan->options.grain : cps_stage_stream_rows(&plan->options, stream));
+}
+
+const char *cps_serve_setup_caption(const cps_setup *setup, const char *stream, int64_t index,
+                                    int64_t which) {
+    const cps_stream *records = stream_of(setup, stream);
+    if (records == NULL || index < 0 || index >= cps_stream_records(records)) {
+        return NULL;
+    }
+    cps_place place;
+    cps_stream_stored(records, index, &place);
+    const int64_t field = cps_shard_field(place.shard, place.caption);
+    const bool has =
+        field >= 0 && which >= 0 && which < cps_shard_text_count(place.shard, field, place.record);
+    return has ? cps_shard_text(place.shard, field, place.record, which) : NULL;
+}
+
+/* ---- classes --------------------------------------------------------------------------------- */
 
 /* A set of strings that remembers the order of first sight. */
 typedef struct class_set {
@@ -212,12 +253,7 @@ static bool find_list(const cps_stage_plan *plan, const char *stream, const char
 static cps_status make_list(cps_setup *setup, const char *stream, const char *key,
                             cps_classes *classes_out) {
     cps_stage_plan *plan = setup->plan;
-    const cps_stream *records = NULL;
-    for (int32_t i = 0; i < plan->run_stream_count; i++) {
-        if (strcmp(plan->run_streams[i].name, stream) == 0) {
-            records = plan->run_streams[i].stream;
-        }
-    }
+    const cps_stream *records = stream_of(setup, stream);
     if (strncmp(key, taxonomy_prefix, sizeof taxonomy_prefix - 1) == 0 && taxonomy_rank(key) < 0) {
         return cps_fail(CPS_ERR_USAGE,
                         "classes by '%s': 'taxonomy:' wants one of kingdom, phylum, class, order, "

@@ -469,7 +469,7 @@ static void unrelated_rests(void **state) {
     refused(&rest, 1, 0, 0, CPS_ERR_USAGE, "none of its records");
     rest = set_of("a-0.h5");
     rest.rest_of = stream;
-    refused(&rest, 1, 0, 0, CPS_ERR_DATA, "nothing is left");
+    refused(&rest, 1, 0, 0, CPS_ERR_USAGE, "nothing is left of 20 records");
     cps_stream_destroy(stream);
 }
 
