@@ -5,6 +5,8 @@
 
 #include "sclip.h"
 
+enum { LOOKED_AT = 10000, COMPARISONS = 20000000 }; /* records; a second or two at most */
+
 bool sclip_matches(const char *caption, const char *keyword) {
     const size_t length = strlen(keyword);
     for (const char *at = caption; length > 0 && (at = strstr(at, keyword)) != NULL; at++) {
@@ -39,12 +41,40 @@ static cps_status warn_of_doubles(cps_setup *setup, const sclip *self) {
         char text[512];
         snprintf(
             text, sizeof text,
-            "sclip: %lld of %lld keywords stand in the list more than once (such as '%.100s'): "
-            "each is kept and is a negative of its twin; remove them unless that is wanted",
+            "sclip: %lld of %lld keywords repeat an earlier one (such as '%.100s'): each is kept "
+            "and is a negative of its twin; remove them unless that is wanted",
             (long long)doubles, (long long)self->keyword_count, first);
         cps_warn_once(setup, text);
     }
     return CPS_OK;
+}
+
+/* A list that no caption of the set holds teaches nothing: said before training where a look at the
+ * first records settles it. Reports of `keyword_share` say the rest. */
+static void warn_of_strangers(cps_setup *setup, const sclip *self, const char *stream) {
+    int64_t captions = 0, index = 0;
+    const char *caption = NULL;
+    const int64_t records = cps_setup_stream_records(setup, stream);
+    for (; index < LOOKED_AT && index < records && captions * self->keyword_count < COMPARISONS;
+         index++) {
+        for (int64_t c = 0; (caption = cps_setup_caption(setup, stream, index, c)) != NULL; c++) {
+            captions++;
+            for (int64_t k = 0; k < self->keyword_count; k++) {
+                if (sclip_matches(caption, self->keywords[k])) {
+                    return;
+                }
+            }
+        }
+    }
+    char text[512];
+    snprintf(
+        text, sizeof text,
+        "sclip: none of the %lld keywords (such as '%.60s') stands in any of the %lld captions "
+        "of the first %lld records of '%s': matching is byte for byte between blanks; look at "
+        "upper case, punctuation and plurals",
+        (long long)self->keyword_count, self->keywords[0], (long long)captions, (long long)index,
+        stream);
+    cps_warn_once(setup, text);
 }
 
 static cps_status take_classes(cps_setup *setup, sclip *self, const char *stream) {
@@ -90,5 +120,6 @@ cps_status sclip_take_keywords(cps_setup *setup, sclip *self, const char *stream
         self->keyword_count = options->keywords.count;
         self->keywords = options->keywords.lines;
     }
+    warn_of_strangers(setup, self, stream);
     return warn_of_doubles(setup, self);
 }

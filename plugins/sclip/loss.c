@@ -6,33 +6,36 @@
 #include "sclip.h"
 
 typedef struct batch {
-    cps_tensor *image, *text, *query; /* X [N, D], Y [N, D], U [M, D] or NULL */
+    cps_tensor *image, *text, *query; /* X [N, D], Y [N, D], U [M, D] */
     cps_tensor *log_scale, *scale;
     cps_tensor *cosines;    /* Y [X; U]' [N, N + M], or Y X' where no term wants the rest */
     cps_tensor *logits;     /* scale * cosines */
     int64_t pairs, queries; /* N, M */
 } batch;
 
-/* Rows of a slot from all ranks; the published scripts' share of their gradient. */
-static cps_tensor *gathered(const sclip *self, cps_global *global, cps_tape *tape,
-                            const char *slot) {
-    cps_tensor *rows = cps_gather(tape, cps_global_rows(global, slot));
+/* This rank's rows of a slot; the published scripts' share of their gradient. */
+static cps_tensor *rows_of(const sclip *self, cps_global *global, cps_tape *tape,
+                           const char *slot) {
+    cps_tensor *rows = cps_global_rows(global, slot);
     const int64_t ranks = self->options->published_ranks;
     return ranks > 1 ? sclip_scale_gradient(tape, rows, 1.0 / (double)ranks) : rows;
+}
+
+static cps_tensor *gathered(const sclip *self, cps_global *global, cps_tape *tape,
+                            const char *slot) {
+    return cps_gather(tape, rows_of(self, global, tape, slot));
 }
 
 static cps_status gather_batch(const sclip *self, cps_global *global, cps_tape *tape, batch *b) {
     *b = (batch){.image = gathered(self, global, tape, "image"),
                  .text = gathered(self, global, tape, "text"),
+                 .query = gathered(self, global, tape, "query"),
                  .log_scale = cps_global_parameter(global, self->log_scale)};
-    if (self->query >= 0) {
-        b->query = gathered(self, global, tape, "query");
-    }
-    if (b->image == NULL || b->text == NULL || (self->query >= 0 && b->query == NULL)) {
+    if (b->image == NULL || b->text == NULL || b->query == NULL) {
         return cps_tape_status(tape);
     }
     b->pairs = b->image->shape[0];
-    b->queries = b->query == NULL ? 0 : b->query->shape[0];
+    b->queries = b->query->shape[0];
     cps_tensor *const seen[] = {b->image, b->query};
     const bool joined =
         b->queries > 0 && (self->options->query_negatives || self->options->caption_term);
@@ -114,9 +117,21 @@ static cps_tensor *keyword_term(const sclip *self, cps_global *global, cps_tape 
                       0.5 / (double)b->queries, 0.0);
 }
 
+/* Pairs alone: CLIP's loss, which needs no N x N matrix. */
+static cps_status pairs_loss(const sclip *self, cps_global *global, cps_tape *tape) {
+    cps_tensor *term = cps_softmax_contrastive(tape, rows_of(self, global, tape, "image"),
+                                               rows_of(self, global, tape, "text"),
+                                               cps_global_parameter(global, self->log_scale), NULL);
+    cps_global_term(global, "contrastive", term, 1.0);
+    return cps_tape_status(tape);
+}
+
 cps_status sclip_loss(const void *values, cps_global *global, cps_tape *tape) {
     const sclip *self = values;
     batch b;
+    if (self->query < 0) {
+        return pairs_loss(self, global, tape);
+    }
     const cps_status status = gather_batch(self, global, tape, &b);
     if (status != CPS_OK || b.logits == NULL) {
         return status;

@@ -320,6 +320,7 @@ cps_tensor *sclip_scale_gradient(cps_tape *tape, cps_tensor *x, double factor) {
     if (y == NULL) {
         return NULL;
     }
+    y->layout = x->layout;
     const cps_node node = {.backward = scale_gradient_backward,
                            .name = "sclip_scale_gradient",
                            .output_count = 1,

@@ -128,10 +128,23 @@ static const char *query_stream(cps_setup *setup, const sclip_options *wanted, c
     return name;
 }
 
+/* A batch may hold no image twice. */
+static cps_status check_size(cps_setup *setup, const char *stream) {
+    const int64_t records = cps_setup_stream_records(setup, stream),
+                  rows = cps_setup_stream_rows(setup, stream);
+    return records >= rows
+               ? CPS_OK
+               : cps_error(setup, CPS_ERR_USAGE,
+                           "stream '%s' has %lld records, fewer than the %lld that a global batch "
+                           "takes of it: use more data, a smaller global_batch, or fewer rows a "
+                           "grain (rows = { %s = ... })",
+                           stream, (long long)records, (long long)rows, stream);
+}
+
 static cps_status add_queries(cps_setup *setup, sclip *self, const char *stream) {
     const sclip_options *wanted = self->options;
     const char *unlabelled = query_stream(setup, wanted, stream);
-    if (unlabelled == NULL) {
+    if (unlabelled == NULL || check_size(setup, unlabelled) != CPS_OK) {
         return CPS_ERR_USAGE;
     }
     self->query = cps_setup_view(setup, &(cps_view){.name = "query",
@@ -154,6 +167,14 @@ static cps_status add_queries(cps_setup *setup, sclip *self, const char *stream)
     return CPS_OK;
 }
 
+/* Keywords, and queries if anything wants them. */
+static cps_status add_unpaired(cps_setup *setup, sclip *self, const char *stream) {
+    const sclip_options *wanted = self->options;
+    const cps_status status = sclip_take_keywords(setup, self, stream);
+    const bool any = wanted->query_negatives || wanted->caption_term || self->keyword_count > 0;
+    return status == CPS_OK && any ? add_queries(setup, self, stream) : status;
+}
+
 static cps_status create(cps_setup *setup, const void *values, void **self_out) {
     const sclip_options *wanted = values;
     sclip *self = cps_setup_alloc(setup, sizeof *self);
@@ -170,10 +191,9 @@ static cps_status create(cps_setup *setup, const void *values, void **self_out) 
                                                    .tower = wanted->text,
                                                    .stream = stream,
                                                    .outputs = CPS_FEATURE});
-    cps_status status = sclip_take_keywords(setup, self, stream);
-    if (status == CPS_OK &&
-        (wanted->query_negatives || wanted->caption_term || self->keyword_count > 0)) {
-        status = add_queries(setup, self, stream);
+    cps_status status = CPS_OK;
+    if (!cps_setup_validation(setup)) { /* which is plain CLIP's loss */
+        status = add_unpaired(setup, self, stream);
     }
     if (status != CPS_OK) {
         return status;
