@@ -356,18 +356,15 @@ static void compare(trial *t, const setting *s, made *b, const char *name) {
     }
     for (int k = 0; k < 3; k++) {
         if (!(fabs(terms[k] - a.terms[k]) <= 1e-11 * fmax(1.0, fabs(terms[k])))) {
-            fprintf(stderr, "%s, %s: term %d is %.15g, not %.15g\n", name, plans[s->plan], k,
-                    a.terms[k], terms[k]);
-            the_engine.failures++;
+            engine_fail("%s, %s: term %d is %.15g, not %.15g", name, plans[s->plan], k, a.terms[k],
+                        terms[k]);
         }
     }
     if (!(worst <= 1e-6 * most)) {
-        fprintf(stderr, "%s, %s: gradient off by %g of %g\n", name, plans[s->plan], worst, most);
-        the_engine.failures++;
+        engine_fail("%s, %s: gradient off by %g of %g", name, plans[s->plan], worst, most);
     }
     if ((int)a.guarded != guarded) {
-        fprintf(stderr, "%s: %g rows guarded, not %d\n", name, a.guarded, guarded);
-        the_engine.failures++;
+        engine_fail("%s: %g rows guarded, not %d", name, a.guarded, guarded);
     }
 }
 
@@ -598,8 +595,7 @@ static void test_gradient(void) {
     for (size_t j = 0; j < sizeof jobs / sizeof jobs[0]; j++) {
         const double error = engine_gradient_error(&jobs[j]);
         if (!(error < 1e-6)) {
-            fprintf(stderr, "%s: gradient off by %g\n", jobs[j].objectives, error);
-            the_engine.failures++;
+            engine_fail("%s: gradient off by %g", jobs[j].objectives, error);
         }
     }
 }
@@ -695,9 +691,8 @@ static void test_matching(void) {
         int32_t row[6] = {7, 7, 7, 7, 7, 7};
         ENGINE_MUST(instance->objective->annotate(instance->self, NULL, 0, cases[i].caption, row));
         if (memcmp(row, cases[i].mask, sizeof row) != 0) {
-            fprintf(stderr, "'%s': %d %d %d %d %d %d\n", cases[i].caption, row[0], row[1], row[2],
-                    row[3], row[4], row[5]);
-            the_engine.failures++;
+            engine_fail("'%s': %d %d %d %d %d %d", cases[i].caption, row[0], row[1], row[2], row[3],
+                        row[4], row[5]);
         }
     }
     engine_close(&t);

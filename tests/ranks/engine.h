@@ -6,6 +6,7 @@
 #define CPS_TESTS_ENGINE_H
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,17 @@ static engine the_engine;
             the_engine.failures++;                                                                 \
         }                                                                                          \
     } while (0)
+
+/* A failure that says more than its condition. */
+static ENGINE_UNUSED CPS_PRINTF(1, 2) void engine_fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "rank %d: ", cps_comm_rank(the_engine.comm));
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    the_engine.failures++;
+}
 
 /* ---- data ---- */
 

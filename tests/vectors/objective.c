@@ -423,7 +423,7 @@ cps_status objective_run_loss(const objective_loss *wanted, objective_result *re
                         (long long)rows, ranks, MOST_ROWS);
     }
     char *shard = NULL;
-    CPS_TRY(make_shard(rows, one_class, &shard));
+    CPS_TRY(make_shard(rows * other_rows(wanted), one_class, &shard));
     const job j = {.objective = wanted->name,
                    .options = wanted->options,
                    .shard = shard,
