@@ -226,9 +226,16 @@ static cps_status collect(cps_setup *setup, const cps_stream *records, const cha
     }
     if (status == CPS_OK && set.count == 0) {
         status =
-            cps_fail(CPS_ERR_DATA,
-                     "stream '%s' has no value of '%s' in any record; pack it with that column",
-                     stream, key);
+            rank >= 0
+                ? cps_fail(CPS_ERR_DATA,
+                           "stream '%s': none of its %lld records names an organism: pack a table "
+                           "with some of the columns kingdom, phylum, class, order, family, "
+                           "genus, species filled",
+                           stream, (long long)cps_stream_records(records))
+                : cps_fail(CPS_ERR_DATA,
+                           "stream '%s' has no value of '%s' in any record; pack it with that "
+                           "column",
+                           stream, key);
     }
     if (status == CPS_OK && !keep(arena, key, &set, classes_out)) {
         status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);

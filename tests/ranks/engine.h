@@ -248,6 +248,8 @@ typedef struct engine_job {
     const char *optimizer; /* NULL: sgd, lr 0.1, no momentum */
     int64_t steps, global_batch, grain; /* 0: 2 (-1: none), 16, 4 */
     int64_t parts;                      /* 0: 32 */
+    int64_t context;                    /* positions of a text; 0: 16 */
+    const char *evaluate;               /* JSON list; NULL: none */
 } engine_job;
 
 /* malloc'ed. */
@@ -269,6 +271,7 @@ static char *engine_replace(const char *text, const char *path) {
 }
 
 static char *engine_job_text(const engine_job *job) {
+    const long long context = (long long)(job->context > 0 ? job->context : 16);
     char *objectives =
         engine_replace(job->objectives, job->plugin == NULL ? "" : engine_plugin(job->plugin));
     char *text = cps_format(
@@ -276,23 +279,25 @@ static char *engine_job_text(const engine_job *job) {
         "%lld,"
         "\"model\":{\"embed_dim\":8,\"image\":{\"image_size\":16,\"patch\":8,\"width\":16,"
         "\"layers\":1,\"heads\":2},"
-        "\"text\":{\"width\":16,\"layers\":1,\"heads\":2,\"context\":16},"
+        "\"text\":{\"width\":16,\"layers\":1,\"heads\":2,\"context\":%lld},"
         "\"towers\":{\"ssl\":{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,"
         "\"width\":12,\"layers\":1,\"heads\":2}}},"
-        "\"tokenizer\":{\"merges\":\"%s/merges.txt\",\"context\":16},"
+        "\"tokenizer\":{\"merges\":\"%s/merges.txt\",\"context\":%lld},"
         "\"data\":{\"paired\":{\"shards\":[\"%s/%s\"]},\"extra\":{\"shards\":[\"%s/extra.h5\"]}},"
         "\"stages\":[{\"name\":\"stage1\",\"objectives\":%s,\"epochs\":0,\"steps\":%lld,\"global_"
         "batch\":%lld,\"grain\":%lld,\"crop\":[0.5,1]%s,"
-        "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":[],\"checkpoint\":{}"
+        "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":%s,\"checkpoint\":{}"
         "}",
-        (long long)(job->parts > 0 ? job->parts : 32), the_engine.folder, the_engine.folder,
-        job->shards == NULL ? "train.h5" : job->shards, the_engine.folder, objectives,
+        (long long)(job->parts > 0 ? job->parts : 32), context, the_engine.folder, context,
+        the_engine.folder, job->shards == NULL ? "train.h5" : job->shards, the_engine.folder,
+        objectives,
         (long long)(job->steps == 0  ? 2
                     : job->steps < 0 ? 0
                                      : job->steps),
         (long long)(job->global_batch > 0 ? job->global_batch : 16),
         (long long)(job->grain > 0 ? job->grain : 4), job->stage == NULL ? "" : job->stage,
-        job->optimizer == NULL ? "{\"kind\":\"sgd\",\"lr\":0.1,\"momentum\":0}" : job->optimizer);
+        job->optimizer == NULL ? "{\"kind\":\"sgd\",\"lr\":0.1,\"momentum\":0}" : job->optimizer,
+        job->evaluate == NULL ? "[]" : job->evaluate);
     free(objectives);
     return text;
 }
@@ -514,6 +519,28 @@ static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
     free(gradient);
     free(moved);
     return most;
+}
+
+/* Whether the gradient is within 1e-6 of the differences; else the error is shown. */
+static ENGINE_UNUSED bool engine_gradient_holds(const engine_job *job) {
+    const double error = engine_gradient_error(job);
+    if (!(error < 1e-6)) {
+        fprintf(stderr, "%s: gradient off by %g\n", job->objectives, error);
+    }
+    return error < 1e-6;
+}
+
+/* The job must be refused for its options or its data, with `part` in the message. */
+static ENGINE_UNUSED void engine_refused(const engine_job *job, const char *part) {
+    trial t;
+    const cps_status status = engine_open(job, &t);
+    const char *message = status == CPS_OK ? "no failure" : cps_fail_message();
+    ENGINE_CHECK(status == CPS_ERR_USAGE || status == CPS_ERR_DATA);
+    if (strstr(message, part) == NULL) {
+        fprintf(stderr, "%s: '%s' lacks '%s'\n", job->objectives, message, part);
+        the_engine.failures++;
+    }
+    engine_close(&t);
 }
 
 /* Features of the step's first view (an image) or second (a text) over all grains of step 0, in
