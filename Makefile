@@ -112,6 +112,12 @@ $$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$(pa
                                 $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) $$(LDFLAGS)
+# Golden numbers that need no files run objectives as the runners do.
+$$($(1)_root)/tests/golden/objectives_test: $$($(1)_root)/obj/tests/golden/objectives_test.o \
+                                           $$(patsubst %.c,$$($(1)_root)/obj/%.o,$(vectors_shared)) \
+                                           $$($(1)_extra) $$($(1)_root)/libcopse.a
+	@mkdir -p $$(@D)
+	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) -lcmocka $$(LDFLAGS)
 # What s-clip.h5 says of the inside of its plugin is asked of the plugin's own objects.
 $$($(1)_root)/obj/tests/vectors/vectors_sclip.o: private CFLAGS += -Iruntime/plugin
 $$($(1)_root)/tests/vectors_sclip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/sclip/*.c)))

@@ -17,6 +17,9 @@ vectors_matrix vectors_matrix_new(int64_t rows, int64_t width);
 /* Inputs: the process ends with VECTORS_UNUSABLE where they cannot be read. */
 vectors_matrix vectors_matrix_read(cps_h5 *file, const char *group, const char *name);
 double vectors_number(cps_h5 *file, const char *group, const char *name);
+/* Strings, malloc'ed (cps_strings_destroy). Read in a process of its own: damaged strings of
+ * variable length make the library run wild. */
+char **vectors_strings(cps_h5 *file, const char *name, int64_t *count_out);
 /* The same end where sizes do not agree. */
 void vectors_need_same(const char *group, bool same);
 void vectors_need(cps_status status);

@@ -60,10 +60,14 @@ void vectors_at_finish(void (*end)(void)) {
     ends[end_count++] = end;
 }
 
-int vectors_finish(void) {
+void vectors_end(void) {
     while (end_count > 0) {
         ends[--end_count]();
     }
+}
+
+int vectors_finish(void) {
+    vectors_end();
     if (!tally.muted) {
         printf("%lld passed, %lld failed, %lld skipped\n", (long long)tally.passed,
                (long long)tally.failed, (long long)tally.skipped);

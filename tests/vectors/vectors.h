@@ -32,8 +32,9 @@ _Noreturn void vectors_unusable(const char *format, ...) CPS_PRINTF(1, 2);
 void vectors_mute(void);
 /* The closing line; returns the exit code. Call once. */
 int vectors_finish(void);
-/* `end` is called by vectors_finish, last given first. */
+/* `end` is called by vectors_finish, last given first; vectors_end does that alone. */
 void vectors_at_finish(void (*end)(void));
+void vectors_end(void);
 /* A case line of another process of this runner: shown as it is, counted. */
 void vectors_take_line(const char *line, bool ok, bool skip);
 

@@ -6,13 +6,15 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "arrays.h"
 #include "bioclip.h"
+#include "ranks.h"
 #include "vectors.h"
 
 static const size_t max_json_bytes = (size_t)256 << 20;
 
-/* Groups of FILE and keys of JSON that a part compares (shell patterns): the rest is `skip`. */
-static const char *const file_groups[] = {"text_json", NULL};
+/* Keys of JSON that a part compares (shell patterns): the rest is `skip`. Of FILE, what no part
+ * read through vectors.h (or named with vectors_know) is. */
 static const char *const json_keys[] = {"records",     "clean_name",         "strip_html",
                                         "class_index", "text_type_schedule", "treeoflife_200m",
                                         "upgrade",     "rank_aggregation",   NULL};
@@ -32,43 +34,39 @@ static void skip_unknown(const char *const *patterns, const char *name) {
     }
 }
 
-static void need(cps_status status) {
-    if (status != CPS_OK) {
-        vectors_unusable("%s", cps_fail_message());
-    }
-}
-
 /* The dataset `text_json`: one string, or its bytes. */
 static cps_json *read_embedded(cps_h5 *file) {
     cps_h5_info info;
-    need(cps_h5_inspect(file, "text_json", &info));
+    vectors_need(cps_h5_inspect(file, "text_json", &info));
     if (info.kind != CPS_H5_DATASET) {
         return NULL;
     }
-    char **texts = NULL;
     void *bytes = NULL;
     int64_t count = 0;
     cps_json *json = NULL;
+    vectors_know("text_json");
     if (info.type == CPS_H5_STRING) {
-        need(cps_h5_read_strings(file, "text_json", &texts, &count));
+        char **texts = vectors_strings(file, "text_json", &count);
         if (count != 1) {
             vectors_unusable("'text_json' holds %lld texts, one is wanted", (long long)count);
         }
-        need(cps_json_parse(texts[0], strlen(texts[0]), "text_json", &json));
+        vectors_need(cps_json_parse(texts[0], strlen(texts[0]), "text_json", &json));
         cps_strings_destroy(texts, count);
     } else {
-        need(cps_h5_read_alloc(file, "text_json", CPS_H5_U8, max_json_bytes, &bytes, &count));
-        need(cps_json_parse(bytes, (size_t)count, "text_json", &json));
+        vectors_need(
+            cps_h5_read_alloc(file, "text_json", CPS_H5_U8, max_json_bytes, &bytes, &count));
+        vectors_need(cps_json_parse(bytes, (size_t)count, "text_json", &json));
         free(bytes);
     }
     return json;
 }
 
 int main(int argc, char **argv) {
+    vectors_rank_main(argc, argv, bioclip_ranks);
     cps_h5 *file = vectors_open(argc, argv, 1, 2, "FILE [JSON]");
     cps_json *json = NULL;
     if (argc == 3) {
-        need(cps_json_read_file(argv[2], max_json_bytes, &json));
+        vectors_need(cps_json_read_file(argv[2], max_json_bytes, &json));
     } else {
         json = read_embedded(file);
     }
@@ -76,21 +74,17 @@ int main(int argc, char **argv) {
         vectors_unusable("the texts are no JSON object");
     }
 
+    bioclip_losses(file);
+    bioclip_heads(file);
     bioclip_text(json);
     bioclip_predict(json);
 
-    char **groups = NULL;
-    int64_t count = 0;
-    need(cps_h5_list(file, "/", &groups, &count));
-    for (int64_t i = 0; i < count; i++) {
-        skip_unknown(file_groups, groups[i]);
-    }
-    cps_strings_destroy(groups, count);
+    vectors_skip_unknown(file, "/");
     for (const cps_json *part = json != NULL ? cps_json_first(json) : NULL; part != NULL;
          part = cps_json_next(part)) {
         skip_unknown(json_keys, cps_json_key(part));
     }
     cps_json_destroy(json);
-    need(cps_h5_close(file));
+    vectors_need(cps_h5_close(file));
     return vectors_finish();
 }

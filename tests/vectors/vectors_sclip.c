@@ -464,12 +464,9 @@ static void check_transport(cps_h5 *file, const char *group) {
 /* ---- matching ---- */
 
 static void check_matches(cps_h5 *file) {
-    char **keywords = NULL, **captions = NULL;
     int64_t keyword_count = 0, caption_count = 0;
-    vectors_know("match/keywords");
-    vectors_know("match/captions");
-    vectors_need(cps_h5_read_strings(file, "match/keywords", &keywords, &keyword_count));
-    vectors_need(cps_h5_read_strings(file, "match/captions", &captions, &caption_count));
+    char **keywords = vectors_strings(file, "match/keywords", &keyword_count);
+    char **captions = vectors_strings(file, "match/captions", &caption_count);
     int64_t *mask = calloc((size_t)(keyword_count * caption_count) + 1, sizeof *mask);
     if (mask == NULL) {
         vectors_unusable("out of memory for the matches of %lld captions",
@@ -615,12 +612,12 @@ int main(int argc, char **argv) {
     cps_h5 *file = vectors_open(argc, argv, 1, 1, "FILE");
     vectors_set_floor(1.0);
     run_ranks(file);
-    cps_gemm_start();
-    vectors_each(file, "loss", check_loss);
-    vectors_each(file, "sinkhorn", check_transport);
     if (cps_h5_has(file, "match")) {
         check_matches(file);
     }
+    cps_gemm_start();
+    vectors_each(file, "loss", check_loss);
+    vectors_each(file, "sinkhorn", check_transport);
     sclip_check_evaluation(file);
     sclip_check_splits(file);
     sclip_check_schedules(file);
