@@ -136,21 +136,15 @@ static bool has_replay(const bioclip *self) {
     return self->replay_image >= 0;
 }
 
-/* The name of the replay stream; NULL: it cannot serve, the reason is on record. */
+/* The name of the replay stream; NULL: it cannot serve, the reason is on record. A job's only
+ * stream stands for any name, and is that of the organisms then. */
 static const char *replay_stream(cps_setup *setup, const char *wanted, const char *stream) {
     const char *found = cps_setup_stream(setup, wanted);
-    if (found != NULL && strcmp(found, wanted) != 0) {
-        (void)cps_error(setup, CPS_ERR_USAGE,
-                        "replay = '%s': the job's data has no such stream, only '%s': add "
-                        "data.%s, or leave replay out",
-                        wanted, found, wanted);
-        return NULL;
-    }
     if (found != NULL && strcmp(found, stream) == 0) {
         (void)cps_error(setup, CPS_ERR_USAGE,
-                        "replay = '%s' is the stream of the organisms; wanted is another one, of "
-                        "general images with captions",
-                        wanted);
+                        "replay = '%s': wanted is a stream of its own beside '%s', of general "
+                        "images with captions",
+                        wanted, stream);
         return NULL;
     }
     return found;

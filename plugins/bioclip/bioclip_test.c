@@ -554,7 +554,7 @@ static void test_refusals(void) {
     engine_refused(&negative, "text_types.sci: number -1 is below the minimum 0");
     engine_refused(&unknown, "unknown name 'sci_con' (did you mean 'sci_com'?)");
     engine_refused(&none, "no stream 'replay'");
-    engine_refused(&itself, "is the stream of the organisms");
+    engine_refused(&itself, "a stream of its own beside 'paired'");
     engine_refused(&divides, "published_ranks = 5 does not divide the 16 rows");
     engine_refused(&both, "multi_positive = false");
     engine_job nameless = JOB("");

@@ -297,6 +297,32 @@ bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *sta
     return options->stages.count == 0;
 }
 
+/* An evaluation of a stage's embed must find what it looks at there: better told before the first
+ * step than after the last. */
+static cps_status check_sides(const cps_run *run, const cps_evaluation_options *options) {
+    const bool compares =
+        options->kind == CPS_EVAL_ZERO_SHOT || options->kind == CPS_EVAL_RETRIEVAL;
+    for (int64_t s = 0; s < run->stage_count; s++) {
+        const cps_stage_plan *plan = run->stages[s].plan;
+        const cps_instance *instance = &plan->instances[plan->embed_instance];
+        const bool embeds = instance->objective->embed != NULL;
+        if (options->kind == CPS_EVAL_VALIDATION_LOSS || options->features_tower != NULL ||
+            !cps_run_evaluates_in(options, plan->options.name) ||
+            (embeds && (instance->sides[CPS_SIDE_TEXT].wanted || !compares))) {
+            continue;
+        }
+        return cps_fail(CPS_ERR_USAGE,
+                        "evaluation '%s': objective '%s' of stage '%s' %s: %s, or name the stages "
+                        "that it is for (stages = { ... })",
+                        options->name, instance->name, plan->options.name,
+                        embeds ? "has no text side to compare images with"
+                               : "says nothing about evaluations (no embed)",
+                        embeds ? "use copse.knn or copse.few_shot"
+                               : "give it features = { tower, output }");
+    }
+    return CPS_OK;
+}
+
 /* What a validation loss adds to the model must be known before parameters are allocated. */
 static cps_status declare_validation(cps_run *run, const cps_run_evaluation *evaluation) {
     for (int64_t s = 0;
@@ -336,6 +362,7 @@ static cps_status open_evaluations(cps_run *run) {
         .context = run, .packed = resolve_packed, .stream = resolve_stream};
     for (int64_t i = 0; i < run->evaluation_count; i++) {
         run->evaluations[i].options = &options[i];
+        CPS_TRY(cps_agree(run->comm, "opening evaluations", check_sides(run, &options[i])));
         CPS_TRY(pack_evaluation(run, &options[i]));
         CPS_TRY(cps_agree(run->comm, "opening evaluations",
                           cps_evaluation_streams_open(&options[i], run->pool, &resolver,
