@@ -160,11 +160,20 @@ static const char *const cuts[] = {
     "<br?>",
 };
 
+static inline bool is_word(int32_t code_point) {
+    if (code_point >= 0x80) {
+        return cps_utf8_is_word(code_point);
+    }
+    const int32_t letter = code_point | ('a' - 'A');
+    return (letter >= 'a' && letter <= 'z') || (code_point >= '0' && code_point <= '9') ||
+           code_point == '_';
+}
+
 static size_t word_run_end(const char *text, size_t length, size_t from) {
     size_t at = from;
     while (at < length) {
         const size_t here = at;
-        if (!cps_utf8_is_word(next_code_point(text, length, &at))) {
+        if (!is_word(next_code_point(text, length, &at))) {
             return here;
         }
     }

@@ -75,7 +75,9 @@ static sums expected(const char *type, bool clean, const int32_t classes[8]) {
         cps_taxon *taxon = NULL;
         char *text = NULL;
         ENGINE_MUST(cps_taxon_clean(&fields, &taxon));
-        if (taxon != NULL) {
+        if (taxon != NULL && strncmp(type, "tol200m:", 8) == 0) {
+            ENGINE_MUST(cps_taxon_tol200m_text(&fields, type + 8, &text));
+        } else if (taxon != NULL) {
             ENGINE_MUST(cps_taxon_caption(taxon, type, clean, &text));
         }
         wanted.classes += classes[i % 8];
@@ -127,6 +129,15 @@ static void test_kingdom(void) {
           4, &wanted);
 }
 
+/* Captions of the other data set, and classes that are whole paths. */
+static void test_species(void) {
+    static const int32_t classes[8] = {0, 1, 2, 3, 4, 5, 6, -1};
+    const sums wanted = expected("tol200m:taxonTag", false, classes);
+    train("[{\"name\":\"names\",\"plugin\":\"%s\",\"options\":{\"type\":"
+          "\"tol200m:taxonTag\",\"key\":\"taxonomy:species\"}}]",
+          7, &wanted);
+}
+
 /* Fails on every rank, saying `words`. */
 static void refuse(const char *objectives, const char *words) {
     const engine_job job = {
@@ -151,8 +162,10 @@ static void test_refusals(void) {
 }
 
 int main(int argc, char **argv) {
-    static const engine_test tests[] = {
-        {"genus", test_genus}, {"kingdom", test_kingdom}, {"refusals", test_refusals}};
+    static const engine_test tests[] = {{"genus", test_genus},
+                                        {"kingdom", test_kingdom},
+                                        {"species", test_species},
+                                        {"refusals", test_refusals}};
     engine_start(&argc, &argv);
     if (cps_comm_rank(the_engine.comm) == 0) {
         write_shard();
