@@ -36,7 +36,8 @@ static const cps_command commands[] = {
      "data/train-val-00000.h5;\n"
      "a folder, 'data/', gives data/train-00000.h5 and data/val-00000.h5. Bytes do not depend on "
      "the\n"
-     "number of ranks.",
+     "number of ranks. A training set free of test pictures and test species:\n"
+     "  copse pack train/ all.csv --dedup --exclude 'test/*.h5' --hold-out rare-species.txt",
      cps_pack_flags, cps_pack_option_rows, 2, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH,
      cps_command_pack},
     {"verify", "SHARD...", "reads every byte of shards and checks it", NULL, NULL, NULL, 1, -1, 0,

@@ -122,6 +122,9 @@ cps_status cps_command_inspect(const cps_app *app) {
 /* ---- pack ---- */
 
 const cps_flag cps_pack_flags[] = {
+    {"hold-out", 0, "FILE",
+     "leaves out the species and files that this list names (.txt, .csv, .json); each name must be "
+     "some record's; may be repeated"},
     {"exclude", 0, "SHARDS",
      "leaves out pictures that are in these shards (a file, a folder, a pattern in quotes); may be "
      "repeated"},
@@ -168,7 +171,25 @@ static void print_taxa(const cps_pack_report *report) {
     }
 }
 
+static void print_held_out(const cps_pack_report *report) {
+    if (report->held_out_names > 0) {
+        printf("  %lld records are held out by species and %lld by file, %lld names in the lists\n",
+               (long long)report->held_out_species, (long long)report->held_out_files,
+               (long long)report->held_out_names);
+    }
+    if (report->held_out_lines != NULL) {
+        printf("  warning: %lld of these names are those of no record:%s%s\n",
+               (long long)report->held_out_unknown, report->held_out_lines,
+               report->held_out_unknown > 10 ? "\n    ..." : "");
+    }
+    if (report->held_out_copies > 0) {
+        printf("  %lld records are left out: their pictures are copies of held-out ones\n",
+               (long long)report->held_out_copies);
+    }
+}
+
 static void print_left_out(const cps_pack_report *report) {
+    print_held_out(report);
     if (report->excluded > 0) {
         printf("  %lld records are left out: their pictures are in the shards to exclude\n",
                (long long)report->excluded);
@@ -177,10 +198,6 @@ static void print_left_out(const cps_pack_report *report) {
         printf("  %lld pictures of those shards were encoded anew by a former version: they are "
                "found only under the same file name (pack them again to be sure)\n",
                (long long)report->excluded_unknown);
-    }
-    if (report->held_out_copies > 0) {
-        printf("  %lld records are left out: their pictures are copies of held-out ones\n",
-               (long long)report->held_out_copies);
     }
     if (report->copies > 0) {
         printf("  %lld records are left out: their pictures are copies of others'; %lld captions "
@@ -228,16 +245,16 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
     }
 }
 
-/* The values of an option that may be repeated: NULL-terminated, borrowed from args; *count_out. */
-static cps_status list_values(const cps_args *args, const char *flag, const char ***values_out,
-                              int64_t *count_out) {
+/* The values of an option that may be repeated, in the arena; borrowed from args. */
+static cps_status list_values(const cps_args *args, const char *flag, cps_arena *arena,
+                              const char ***values_out, int64_t *count_out) {
     int32_t count = 0;
     while (cps_args_get_at(args, flag, count) != NULL) {
         count += 1;
     }
-    const char **values = calloc((size_t)count + 1, sizeof *values);
+    const char **values = cps_arena_alloc_zero(arena, ((size_t)count + 1) * sizeof *values);
     if (values == NULL) {
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory");
+        return CPS_ERR_UNAVAILABLE; /* on record by the arena */
     }
     for (int32_t i = 0; i < count; i++) {
         values[i] = cps_args_get_at(args, flag, i);
@@ -252,7 +269,7 @@ static cps_status run_pack(const cps_app *app, cps_pack_options *options, cps_ar
     const char *out = cps_args_at(app->args, 0);
     const int32_t count = cps_args_count(app->args) - 1;
     const char **sources = cps_arena_alloc_zero(arena, (size_t)count * sizeof *sources);
-    const char **exclude = NULL;
+    const char **exclude = NULL, **hold_out = NULL;
     if (sources == NULL) {
         return CPS_ERR_UNAVAILABLE;
     }
@@ -260,14 +277,15 @@ static cps_status run_pack(const cps_app *app, cps_pack_options *options, cps_ar
         sources[i] = cps_args_at(app->args, i + 1);
     }
     CPS_TRY(cps_args_fill(app->args, arena, options));
-    CPS_TRY(list_values(app->args, "exclude", &exclude, &options->exclude_count));
+    CPS_TRY(list_values(app->args, "exclude", arena, &exclude, &options->exclude_count));
+    CPS_TRY(list_values(app->args, "hold-out", arena, &hold_out, &options->hold_out_count));
     options->out = out;
     options->sources = sources;
     options->source_count = count;
     options->exclude = exclude;
+    options->hold_out = hold_out;
     options->progress = show_packed;
     const cps_status status = cps_pack(app->comm, options, report);
-    free(exclude);
     cps_log_live("");
     return status;
 }

@@ -7,6 +7,8 @@
 #include "base/hash.h"
 #include "base/numeric.h"
 #include "comm/agree.h"
+#include "shards/folder.h"
+#include "shards/holdout.h"
 #include "shards/pack_internal.h"
 #include "shards/plan_taxa.h"
 #include "shards/shard.h"
@@ -18,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -95,6 +98,19 @@ const cps_option cps_pack_option_rows[] = {
      .maximum = 9007199254740992.0,
      .help = "Another seed, another choice of validation records.",
      AT(split_seed)},
+    {.name = "hold_out_by",
+     .kind = CPS_OPT_CHOICE,
+     .default_text = "both",
+     .choices = (const char *const[]){"both", "species", "file", NULL},
+     .help = "What of the hold-out lists counts: both, names of species alone, of files alone.",
+     AT(hold_out_by)},
+    {.name = "hold_out_missing",
+     .kind = CPS_OPT_CHOICE,
+     .default_text = "error",
+     .choices = (const char *const[]){"error", "allow", NULL},
+     .help = "A name of a hold-out list that no record has: ends the packing (error), or is told "
+             "(allow).",
+     AT(hold_out_missing)},
     {.name = "dedup",
      .kind = CPS_OPT_BOOL,
      .default_text = "false",
@@ -141,6 +157,68 @@ static cps_status check_options(const cps_pack_options *options) {
     return CPS_OK;
 }
 
+/* Names of the lists that no record has: an error, or lines of the report. */
+static cps_status tell_unknown(const cps_pack_options *options, const cps_plan *plan,
+                               const cps_holdout *list, cps_pack_report *report) {
+    char *lines = NULL;
+    CPS_TRY(cps_holdout_unmatched(list, plan, &lines));
+    if (options->hold_out_missing != 0) {
+        report->held_out_lines = lines;
+        return CPS_OK;
+    }
+    const cps_status status =
+        cps_fail(CPS_ERR_USAGE,
+                 "pack: %lld of %lld names to hold out are those of no record:%s%s\n  Correct "
+                 "them, or go on "
+                 "without them with --hold-out-missing allow",
+                 (long long)report->held_out_unknown, (long long)report->held_out_names, lines,
+                 report->held_out_unknown > 10 ? "\n    ..." : "");
+    free(lines);
+    return status;
+}
+
+static cps_status hold_out(const cps_pack_options *options, cps_plan *plan,
+                           cps_pack_report *report) {
+    cps_holdout *list = NULL;
+    cps_holdout_counts counts = {0};
+    if (options->hold_out_count == 0) {
+        return CPS_OK;
+    }
+    CPS_TRY(cps_holdout_create(&list));
+    cps_status status = CPS_OK;
+    for (int64_t i = 0; status == CPS_OK && i < options->hold_out_count; ++i) {
+        status = cps_holdout_read(list, options->hold_out[i], (cps_holdout_by)options->hold_out_by);
+    }
+    if (status == CPS_OK) {
+        status = cps_holdout_apply(list, plan, &counts);
+    }
+    if (status == CPS_OK) {
+        report->held_out_names = counts.entries;
+        report->held_out_unknown = counts.unmatched;
+        report->held_out_species = counts.by_species;
+        report->held_out_files = counts.by_file;
+        status = counts.unmatched > 0 ? tell_unknown(options, plan, list, report) : CPS_OK;
+    }
+    cps_holdout_destroy(list);
+    return status;
+}
+
+/* What is no table is not read as one. */
+static cps_status check_source(const char *source) {
+    if (strcasecmp(cps_name_ending(source), "h5") == 0) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "pack: the source '%s' is a shard; a source is a table or a folder (a "
+                        "pattern of shards behind --exclude stands in quotes)",
+                        source);
+    }
+    if (cps_is_image_name(source)) {
+        return cps_fail(
+            CPS_ERR_USAGE,
+            "pack: the source '%s' is a picture: name its folder, or a table of pictures", source);
+    }
+    return CPS_OK;
+}
+
 static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
                                cps_pack_report *report) {
     const cps_plan_columns columns = {.file = options->file_column,
@@ -154,12 +232,14 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
             CPS_TRY(cps_plan_add_folder(plan, source, (cps_plan_folders)options->folders, &inat21));
             report->inat21_folders += inat21;
         } else if (cps_file_exists(source)) {
+            CPS_TRY(check_source(source));
             CPS_TRY(cps_plan_add_table(plan, source, &columns));
         } else {
             return cps_fail(CPS_ERR_UNAVAILABLE,
                             "pack: there is no file or folder '%s': check the path", source);
         }
     }
+    CPS_TRY(hold_out(options, plan, report));
     return cps_plan_finish(plan, options->classes_file);
 }
 
@@ -258,11 +338,14 @@ static cps_status check_left(const cps_plan *plan, const cps_pack_report *report
     if (count_kept(plan) > 0) {
         return CPS_OK;
     }
-    return cps_fail(CPS_ERR_USAGE,
-                    "pack: no record is left of %lld: the pictures of %lld are in the shards to "
-                    "exclude, %lld files are missing",
-                    (long long)plan->records.count, (long long)report->excluded,
-                    (long long)report->missing);
+    return cps_fail(
+        CPS_ERR_USAGE,
+        "pack: no record is left of %lld: %lld are held out, the pictures of %lld are in "
+        "the shards to exclude, those of %lld are copies of held-out ones, %lld files "
+        "are missing",
+        (long long)plan->records.count,
+        (long long)(report->held_out_species + report->held_out_files), (long long)report->excluded,
+        (long long)report->held_out_copies, (long long)report->missing);
 }
 
 /* ---- which record goes where
@@ -455,6 +538,19 @@ static cps_status count_taxa(cps_packing *pack, cps_pack_report *report) {
     return CPS_OK;
 }
 
+/* Collective. What rank 0 has found in the sources. */
+static void share_report(cps_comm *comm, cps_pack_report *report) {
+    void *lines = report->held_out_lines;
+    size_t length = lines != NULL ? strlen(lines) + 1 : 0;
+    cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0);
+    const bool told = report->held_out_lines != NULL; /* rank 0's pointer */
+    report->held_out_lines = NULL;
+    if (told) {
+        cps_comm_broadcast_alloc(comm, "pack: facts", &lines, &length, 0);
+        report->held_out_lines = lines;
+    }
+}
+
 static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
     cps_comm *comm = pack->comm;
     cps_status status = cps_plan_create(&pack->plan);
@@ -462,7 +558,7 @@ static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
         status = read_sources(pack->options, &pack->plan, report);
     }
     CPS_TRY(cps_agree(comm, "pack: sources", status));
-    cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0); /* no pointers in it yet */
+    share_report(comm, report);
     cps_plan_share(comm, &pack->plan);
     CPS_TRY(measure_files(comm, &pack->plan));
     status = check_missing(&pack->plan, pack->options->allow_missing, &report->missing);
@@ -501,5 +597,7 @@ void cps_pack_report_free(cps_pack_report *report) {
     for (int64_t i = 0; i < report->pair_count; ++i) {
         free(report->pairs[i]);
     }
+    free(report->held_out_lines);
+    report->held_out_lines = NULL;
     report->example_count = report->pair_count = 0;
 }

@@ -38,6 +38,10 @@ typedef struct cps_pack_options {
                        error */
     bool dedup; /* of records with the same picture the first stays; captions of copies that differ
                    in nothing else go to it; copies of held-out pictures go, too */
+    const char *const *hold_out; /* lists of species and files (holdout.h) that are left out */
+    int64_t hold_out_count;
+    int32_t hold_out_by;      /* cps_holdout_by */
+    int32_t hold_out_missing; /* 0: a name without a record is an error; 1: a line of the report */
     const char *const *exclude; /* shards, folders of them, patterns: their pictures are left out */
     int64_t exclude_count;
     /* Rank 0; what: "comparing" or "packing"; records. May be NULL. */
@@ -57,10 +61,14 @@ typedef struct cps_pack_report {
     int64_t captions;        /* texts, over all records */
     int64_t without_caption; /* records */
     int64_t classes, fields;
-    int64_t inat21_folders;   /* class folders that gave the ranks */
-    bool has_ranks;           /* a source tells of ranks: */
-    cps_taxa_summary taxa;    /* of the records that are packed; without examples */
-    int64_t missing;          /* left out */
+    int64_t inat21_folders;                   /* class folders that gave the ranks */
+    bool has_ranks;                           /* a source tells of ranks: */
+    cps_taxa_summary taxa;                    /* of the records that are packed; without examples */
+    int64_t held_out_names;                   /* of the lists */
+    int64_t held_out_unknown;                 /* of these: no record has them */
+    char *held_out_lines;                     /* the first ten of those, one a line; NULL: none */
+    int64_t held_out_species, held_out_files; /* records left out by name of species, of file */
+    int64_t missing;                          /* left out */
     int64_t excluded;         /* left out: their pictures are in the shards to exclude */
     int64_t excluded_unknown; /* records of those shards that are known by sample id alone */
     int64_t copies;           /* left out */

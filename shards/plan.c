@@ -224,8 +224,8 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The distinct labels of all records, sorted. Pointers into the pool: nothing may be interned while
- * they are used. */
+/* The distinct labels of the records that stay, sorted. Pointers into the pool: nothing may be
+ * interned while they are used. */
 static cps_status distinct_labels(const cps_plan *plan, const char ***names_out,
                                   int64_t *count_out) {
     const char **names = malloc(((size_t)plan->records.count + 1) * sizeof *names);
@@ -235,7 +235,7 @@ static cps_status distinct_labels(const cps_plan *plan, const char ***names_out,
     int64_t all = 0;
     for (int64_t r = 0; r < plan->records.count; ++r) {
         const int64_t at = cps_plan_record_at(plan, r)->label_name;
-        if (at >= 0) {
+        if (at >= 0 && cps_plan_record_at(plan, r)->left_out == CPS_LEFT_NOT) {
             names[all++] = cps_plan_string(plan, at);
         }
     }
@@ -315,7 +315,7 @@ static cps_status number_labels(cps_plan *plan, const char *const *names, int64_
     }
     for (int64_t r = 0; status == CPS_OK && r < plan->records.count; ++r) {
         cps_plan_record *record = cps_plan_record_at(plan, r);
-        if (record->label_name < 0) {
+        if (record->label_name < 0 || record->left_out != CPS_LEFT_NOT) {
             continue;
         }
         const class_place key = {.name = cps_plan_string(plan, record->label_name)};

@@ -65,8 +65,8 @@ typedef enum cps_plan_folders {
 /* *inat21_out: class folders whose names were read as iNat21's. */
 cps_status cps_plan_add_folder(cps_plan *plan, const char *path, cps_plan_folders folders,
                                int64_t *inat21_out) CPS_MUST_CHECK;
-/* Puts the texts of each record into a run and numbers the labels: by the lines of `classes_file`,
- * else sorted. USAGE when there are no records. */
+/* Puts the texts of each record into a run and numbers the labels of those that are not left out:
+ * by the lines of `classes_file`, else sorted. USAGE when there are no records. */
 cps_status cps_plan_finish(cps_plan *plan, const char *classes_file) CPS_MUST_CHECK;
 /* Collective. Rank 0's plan reaches all. */
 void cps_plan_share(cps_comm *comm, cps_plan *plan);

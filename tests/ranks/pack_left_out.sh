@@ -1,6 +1,6 @@
 #!/bin/sh
 # limit: 600
-# What packing leaves out, copies and pictures of other shards, and the same bytes on 1 to 4 ranks.
+# What packing leaves out: copies, pictures of other shards, held-out names; the same bytes on 1 to 4 ranks.
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
 
@@ -88,7 +88,18 @@ done
 same both --exclude 'te*s/data-*.h5' --exclude moved --dedup
 says both1 ': 23 records'
 check "excluded and plain differ in what they say they are" test -n "$(diff plain1/data-00000.h5 tests.left1/data-00000.h5)"
-expect_one "nothing is left" 64 'no record is left of 3: the pictures of 3' copse pack none/ a/test.csv --exclude tests
+
+# Held-out names, and copies of held-out pictures under other names.
+printf '000003.jpg\nelsewhere/000005.jpg\nclass 1\n' >held.txt
+same held --hold-out held.txt
+says held1 ': 18 records'
+says held1 '9 records are held out by species and 2 by file, 3 names in the lists'
+expect "the class is gone with its records" 0 '2 classes' copse inspect held1/*.h5
+same heldcopies --hold-out held.txt --dedup --exclude tests
+says heldcopies1 ': 13 records'
+says heldcopies1 '2 records are left out: their pictures are copies of held-out ones'
+says heldcopies1 '3 records are left out: their pictures are in the shards'
+expect_one "nothing is left" 64 'no record is left of 3: 0 are held out, the pictures of 3' copse pack none/ a/test.csv --exclude tests
 expect_one "exclude: no such shard" 69 "exclude.*'nowhere/\*.h5'|exclude.*nowhere" copse pack none/ a/test.csv --exclude 'nowhere/*.h5'
 expect_one "exclude: not a shard" 65 'exclude.*list.csv' copse pack none/ a/test.csv --exclude b/list.csv
 cp tests/data-00000.h5 cut.h5
