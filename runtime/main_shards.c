@@ -122,6 +122,12 @@ cps_status cps_command_inspect(const cps_app *app) {
 /* ---- pack ---- */
 
 const cps_flag cps_pack_flags[] = {
+    {"backbone", 0, "FILE",
+     "completes and corrects ranks by this table of the seven ranks; may be repeated, the first "
+     "governs"},
+    {"common", 0, "FILE",
+     "gives common names to records without one: a table of scientific_name and common_name; may "
+     "be repeated"},
     {"hold-out", 0, "FILE",
      "leaves out the species and files that this list names (.txt, .csv, .json); each name must be "
      "some record's; may be repeated"},
@@ -188,6 +194,33 @@ static void print_held_out(const cps_pack_report *report) {
     }
 }
 
+static void print_filled(const cps_pack_report *report) {
+    const cps_plan_filled *filled = &report->filled;
+    if (filled->names > 0) {
+        printf("  %lld records of the sources got ranks from the backbone's %lld names:",
+               (long long)filled->records, (long long)filled->names);
+        const char *comma = "";
+        for (int32_t k = 0; k < CPS_TAXON_GENUS; k++) {
+            if (filled->filled[k] > 0) {
+                printf("%s %s filled in %lld", comma, cps_taxon_rank_names[k],
+                       (long long)filled->filled[k]);
+                comma = ",";
+            }
+            if (filled->changed[k] > 0) {
+                printf("%s %s changed in %lld", comma, cps_taxon_rank_names[k],
+                       (long long)filled->changed[k]);
+                comma = ",";
+            }
+        }
+        printf("%s\n", filled->records > 0 ? "; what they had is in the field " CPS_PLAN_RANKS_GIVEN
+                                           : " all had them");
+    }
+    if (report->common_names > 0) {
+        printf("  %lld records of the sources got a common name from a list of %lld\n",
+               (long long)report->common_given, (long long)report->common_names);
+    }
+}
+
 static void print_left_out(const cps_pack_report *report) {
     print_held_out(report);
     if (report->excluded > 0) {
@@ -227,6 +260,7 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
                "from the names (--folders plain takes the names as labels)\n",
                (long long)report->inat21_folders);
     }
+    print_filled(report);
     if (report->has_ranks) {
         print_taxa(report);
     }
@@ -269,7 +303,7 @@ static cps_status run_pack(const cps_app *app, cps_pack_options *options, cps_ar
     const char *out = cps_args_at(app->args, 0);
     const int32_t count = cps_args_count(app->args) - 1;
     const char **sources = cps_arena_alloc_zero(arena, (size_t)count * sizeof *sources);
-    const char **exclude = NULL, **hold_out = NULL;
+    const char **exclude = NULL, **hold_out = NULL, **backbone = NULL, **common = NULL;
     if (sources == NULL) {
         return CPS_ERR_UNAVAILABLE;
     }
@@ -277,11 +311,15 @@ static cps_status run_pack(const cps_app *app, cps_pack_options *options, cps_ar
         sources[i] = cps_args_at(app->args, i + 1);
     }
     CPS_TRY(cps_args_fill(app->args, arena, options));
+    CPS_TRY(list_values(app->args, "backbone", arena, &backbone, &options->backbone_count));
+    CPS_TRY(list_values(app->args, "common", arena, &common, &options->common_count));
     CPS_TRY(list_values(app->args, "exclude", arena, &exclude, &options->exclude_count));
     CPS_TRY(list_values(app->args, "hold-out", arena, &hold_out, &options->hold_out_count));
     options->out = out;
     options->sources = sources;
     options->source_count = count;
+    options->backbone = backbone;
+    options->common = common;
     options->exclude = exclude;
     options->hold_out = hold_out;
     options->progress = show_packed;

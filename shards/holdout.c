@@ -6,6 +6,7 @@
 #include "base/options.h"
 #include "shards/folder.h"
 #include "shards/plan_taxa.h"
+#include "shards/species.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -192,9 +193,9 @@ static cps_status look_up(const cps_holdout *holdout, const char *genus, const c
     char *key = NULL;
     *whole_out = *first_word_out = -1;
     if (genus != NULL) {
-        CPS_TRY(cps_holdout_key(genus, epithet, &key));
+        CPS_TRY(cps_species_key(genus, epithet, &key));
     } else {
-        CPS_TRY(cps_holdout_species(epithet, &key));
+        CPS_TRY(cps_species_of(epithet, &key));
     }
     if (key != NULL) {
         const size_t end = species_end(key);
@@ -406,9 +407,9 @@ static cps_status list_names(const cps_plan *plan, name_list *species, name_list
         const cps_taxon_fields fields = cps_plan_taxon_fields(plan, &ranks, i);
         char *key = NULL;
         status =
-            cps_holdout_key(fields.ranks[CPS_TAXON_GENUS], fields.ranks[CPS_TAXON_SPECIES], &key);
+            cps_species_key(fields.ranks[CPS_TAXON_GENUS], fields.ranks[CPS_TAXON_SPECIES], &key);
         if (status == CPS_OK && key == NULL && record->label_name >= 0) {
-            status = cps_holdout_species(cps_plan_string(plan, record->label_name), &key);
+            status = cps_species_of(cps_plan_string(plan, record->label_name), &key);
         }
         if (status == CPS_OK && key != NULL && species->count < MOST_NAMES) {
             status = add_name(species, key);

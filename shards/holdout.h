@@ -43,7 +43,4 @@ cps_status cps_holdout_apply(cps_holdout *holdout, cps_plan *plan,
 cps_status cps_holdout_unmatched(const cps_holdout *holdout, const cps_plan *plan,
                                  char **lines_out) CPS_MUST_CHECK;
 
-/* The species that a text names, as "pica hudsonia", malloc'ed; NULL: it names none. */
-cps_status cps_holdout_species(const char *text, char **species_out) CPS_MUST_CHECK;
-
 #endif

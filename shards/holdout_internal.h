@@ -3,14 +3,10 @@
 #define CPS_SHARDS_HOLDOUT_INTERNAL_H
 
 #include "shards/holdout.h"
-#include "shards/taxon.h"
 
 /* One name of a list. species: "pica hudsonia" or NULL; file: a path or NULL; not both NULL. A name
  * that is known is not added again. Strings are copied. */
 cps_status cps_holdout_add(cps_holdout *holdout, const char *list, const char *text,
                            const char *species, const char *file) CPS_MUST_CHECK;
-
-/* "pica hudsonia" of genus and epithet as a record has them, malloc'ed; NULL: one is unknown. */
-cps_status cps_holdout_key(const char *genus, const char *epithet, char **key_out) CPS_MUST_CHECK;
 
 #endif

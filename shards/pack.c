@@ -239,6 +239,14 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
                             "pack: there is no file or folder '%s': check the path", source);
         }
     }
+    if (options->backbone_count > 0) {
+        CPS_TRY(
+            cps_plan_fill_ranks(plan, options->backbone, options->backbone_count, &report->filled));
+    }
+    if (options->common_count > 0) {
+        CPS_TRY(cps_plan_fill_common(plan, options->common, options->common_count,
+                                     &report->common_names, &report->common_given));
+    }
     CPS_TRY(hold_out(options, plan, report));
     return cps_plan_finish(plan, options->classes_file);
 }

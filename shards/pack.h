@@ -12,6 +12,7 @@
 #define CPS_SHARDS_PACK_H
 
 #include "comm/comm.h"
+#include "shards/plan_fill.h"
 #include "shards/taxa.h"
 
 typedef struct cps_pack_options {
@@ -38,6 +39,11 @@ typedef struct cps_pack_options {
                        error */
     bool dedup; /* of records with the same picture the first stays; captions of copies that differ
                    in nothing else go to it; copies of held-out pictures go, too */
+    const char *const
+        *backbone; /* tables that complete the ranks (plan_fill.h); the first governs */
+    int64_t backbone_count;
+    const char *const *common; /* tables of common names, for records without one */
+    int64_t common_count;
     const char *const *hold_out; /* lists of species and files (holdout.h) that are left out */
     int64_t hold_out_count;
     int32_t hold_out_by;      /* cps_holdout_by */
@@ -64,6 +70,9 @@ typedef struct cps_pack_report {
     int64_t inat21_folders;                   /* class folders that gave the ranks */
     bool has_ranks;                           /* a source tells of ranks: */
     cps_taxa_summary taxa;                    /* of the records that are packed; without examples */
+    cps_plan_filled filled;                   /* by the backbone; names 0: there was none */
+    int64_t common_names;                     /* of the lists */
+    int64_t common_given;                     /* records that got one */
     int64_t held_out_names;                   /* of the lists */
     int64_t held_out_unknown;                 /* of these: no record has them */
     char *held_out_lines;                     /* the first ten of those, one a line; NULL: none */

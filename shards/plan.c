@@ -162,14 +162,8 @@ static bool has_text(const cps_plan *plan, const cps_plan_record *record, int32_
     return false;
 }
 
-cps_status cps_plan_add_text(cps_plan *plan, int64_t record_number, int32_t field,
-                             const char *text) {
-    cps_plan_record *record = cps_plan_record_at(plan, record_number);
-    if (is_blank(text) || (field != CPS_PLAN_CAPTION && has_text(plan, record, field, text))) {
-        return CPS_OK;
-    }
-    int64_t at = 0;
-    CPS_TRY(cps_plan_intern(plan, text, &at));
+/* Appends the text at `at` of the pool. */
+static cps_status link_text(cps_plan *plan, cps_plan_record *record, int32_t field, int64_t at) {
     cps_plan_text *entry = extend(&plan->texts, sizeof *entry, 1);
     if (entry == NULL) {
         return fail_memory();
@@ -185,6 +179,28 @@ cps_status cps_plan_add_text(cps_plan *plan, int64_t record_number, int32_t fiel
     record->text_count += 1;
     record->caption_count += field == CPS_PLAN_CAPTION;
     return CPS_OK;
+}
+
+cps_status cps_plan_add_text(cps_plan *plan, int64_t record_number, int32_t field,
+                             const char *text) {
+    cps_plan_record *record = cps_plan_record_at(plan, record_number);
+    if (is_blank(text) || (field != CPS_PLAN_CAPTION && has_text(plan, record, field, text))) {
+        return CPS_OK;
+    }
+    int64_t at = 0;
+    CPS_TRY(cps_plan_intern(plan, text, &at));
+    return link_text(plan, record, field, at);
+}
+
+cps_status cps_plan_set_text(cps_plan *plan, int64_t record_number, int32_t field, int64_t at) {
+    cps_plan_record *record = cps_plan_record_at(plan, record_number);
+    for (int64_t i = record->first_text; i >= 0; i = cps_plan_text_at(plan, i)->next) {
+        if (cps_plan_text_at(plan, i)->field == field) {
+            ((cps_plan_text *)plan->texts.data)[i].text = at;
+            return CPS_OK;
+        }
+    }
+    return link_text(plan, record, field, at);
 }
 
 /* ---- finishing

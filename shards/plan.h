@@ -83,13 +83,17 @@ const char *cps_plan_first_text(const cps_plan *plan, int64_t record, int32_t fi
 const char *cps_plan_field_name(const cps_plan *plan, int64_t field);
 const char *cps_plan_class_name(const cps_plan *plan, int64_t label);
 
-/* For plan_folder.c. add_record: *record_out is its number. */
+/* For those who fill a plan. add_record: *record_out is its number. */
 cps_status cps_plan_intern(cps_plan *plan, const char *text, int64_t *at_out) CPS_MUST_CHECK;
 cps_status cps_plan_add_record(cps_plan *plan, int64_t folder, const char *file,
                                int64_t *record_out) CPS_MUST_CHECK;
 /* Blank text is none. In fields other than the caption an equal text is added once. */
 cps_status cps_plan_add_text(cps_plan *plan, int64_t record, int32_t field,
                              const char *text) CPS_MUST_CHECK;
+/* The text at `at` of the pool (not blank) in place of the first one of a field, or as its first.
+ * Of a plan that is not finished. */
+cps_status cps_plan_set_text(cps_plan *plan, int64_t record, int32_t field,
+                             int64_t at) CPS_MUST_CHECK;
 /* Number of the field `name`: -1 if there is none; made if it is new. */
 int32_t cps_plan_field(const cps_plan *plan, const char *name);
 cps_status cps_plan_add_field(cps_plan *plan, const char *name, int32_t *field_out) CPS_MUST_CHECK;

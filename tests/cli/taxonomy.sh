@@ -66,6 +66,19 @@ expect_one "a shard as a source" 64 "birds-00000.h5' is a shard.*in quotes" cops
 expect_one "a picture as a source" 64 "000000.jpg' is a picture: name its folder" copse pack x photos/000000.jpg
 check "nothing was written by what failed" test ! -e x-00000.h5
 
+# ---- ranks and common names from tables ----
+printf 'kingdom,phylum,class,order,family,genus,species\nAnimalia,Chordata,Aves,Suliformes,Sulidae,Morus,bassanus\n' >backbone.csv
+printf 'scientific_name,common_name\nPica pica,Eurasian magpie\n' >common.csv
+expect "complete ranks" 0 '4 records of the sources got ranks.*: phylum filled in 4, order filled in 1; what they had is in the field ranks_given' \
+    copse pack filled photos/birds.csv --backbone backbone.csv
+check "a completed record" copse inspect filled-00000.h5 --sample 3 --out sample
+expect "keeps what it had" 0 '"ranks_given": *\[ *"Animalia[|][|]Aves[|][|]Sulidae[|]Morus[|]bassanus" *\]' cat sample/record.json
+expect "a common name" 0 'got a common name from a list of 1.*no common name in 0' copse pack named photos/birds.csv --common common.csv
+expect_one "no such backbone" 69 '--backbone.*back.csv' copse pack x photos/birds.csv --backbone back.csv
+expect_one "a backbone without ranks" 64 "'kingdom' is not among these" copse pack x photos/birds.csv --backbone common.csv
+expect_one "records without ranks" 64 '--backbone has nothing to work on' copse pack x photos/plain.csv --backbone backbone.csv
+expect_one "a list without common names" 64 'no column of common names' copse pack x photos/birds.csv --common backbone.csv
+
 # ---- folders of iNaturalist 2021 ----
 for class in 00000_Animalia_Chordata_Aves_Passeriformes_Corvidae_Pica_hudsonia 00001_Plantae_Tracheophyta_Magnoliopsida_Rosales_Moraceae_Morus_alba; do
     mkdir -p "inat/$class"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # limit: 600
-# What packing leaves out: copies, pictures of other shards, held-out names; the same bytes on 1 to 4 ranks.
+# What packing leaves out and completes: copies, pictures of other shards, held-out names, ranks; the same bytes on 1 to 4 ranks.
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
 
@@ -31,10 +31,11 @@ cp a/000005.jpg b/other.jpg
     printf '%06d.jpg,kept for tests,class 0\n' 0 9 21
 } >a/test.csv
 
+sources=b/list.csv
 packs() { # packs NAME RANKS OPTION...: into NAME/, its report in NAME.txt
     name=$1 on=$2
     shift 2
-    run ranks "$on" pack "$name/" b/list.csv --shard-images 5 "$@"
+    run ranks "$on" pack "$name/" "$sources" --shard-images 5 "$@"
     cp "$output" "$name.txt"
     [ "$code" -eq 0 ]
 }
@@ -99,6 +100,18 @@ same heldcopies --hold-out held.txt --dedup --exclude tests
 says heldcopies1 ': 13 records'
 says heldcopies1 '2 records are left out: their pictures are copies of held-out ones'
 says heldcopies1 '3 records are left out: their pictures are in the shards'
+
+# Ranks and common names from tables.
+printf 'kingdom,phylum,class,order,family,genus,species\nPlantae,Tracheophyta,Liliopsida,Poales,Poaceae,Poa,annua\n' >backbone.csv
+printf 'scientific_name,common_name\nPoa annua,meadow-grass\nPoa annua,another\n' >common.csv
+sed -e '1s/genus/genus,species,family/' -e '2,20s/Poa/Poa,annua,/' -e '21,$s/,Poa$/,Poa,,Poaceae/' -e '/empty/s/,$/,,,/' b/list.csv >b/ranks.csv
+sources=b/ranks.csv
+same filled --backbone backbone.csv --common common.csv --dedup
+says filled1 '26 records'
+says filled1 "27 records of the sources got ranks from the backbone's"
+says filled1 'family filled in 19'
+says filled1 '19 records of the sources got a common name from a list of 1'
+sources=b/list.csv
 expect_one "nothing is left" 64 'no record is left of 3: 0 are held out, the pictures of 3' copse pack none/ a/test.csv --exclude tests
 expect_one "exclude: no such shard" 69 "exclude.*'nowhere/\*.h5'|exclude.*nowhere" copse pack none/ a/test.csv --exclude 'nowhere/*.h5'
 expect_one "exclude: not a shard" 65 'exclude.*list.csv' copse pack none/ a/test.csv --exclude b/list.csv
