@@ -221,6 +221,39 @@ static void test_hierarchical(void) {
     check_hierarchical(&masked, (const double[7]){0, 0, 1, 0, 0, 3, 0.5}, true);
 }
 
+/* A logit of the first tile that no other comes near, and one far below in the last: class ids are
+ * numbers of records in many.h5. */
+static void test_large_logits(void) {
+    engine_job job = JOB("bioclip.ce", "\"label_smoothing\":0.1");
+    trial t;
+    cps_step_result result;
+    double total = 0.0, mean = 0.0, loss = 0.0;
+    job.shards = "many.h5";
+    ENGINE_MUST(engine_open(&job, &t));
+    set_head(&t, "head", 0, MANY);
+    cps_real *bias = engine_param(&t, "head.bias")->tensor.data;
+    bias[17] = 900;
+    bias[MANY - 2] = -900;
+    for (int64_t c = 0; c < MANY; c++) {
+        total += exp((double)bias[c] - 900.0);
+        mean += (double)bias[c] / MANY;
+    }
+    ENGINE_MUST(engine_begin(&t));
+    for (int64_t grain = 0; grain < t.plan->grains; grain++) {
+        const cps_batch *batch = NULL;
+        ENGINE_MUST(cps_loader_grain(t.loop->loader, 0, grain, &batch));
+        for (int64_t row = 0; row < batch->streams[0].rows; row++) {
+            const uint64_t id = batch->streams[0].sample_ids[row];
+            ENGINE_CHECK(id != 17);
+            loss += (900.0 + log(total) - 0.9 * (double)bias[id] - 0.1 * mean) / ROWS;
+        }
+    }
+    ENGINE_MUST(engine_step(&t, &result));
+    ENGINE_CHECK(near(value_of(&result, "cross_entropy"), loss));
+    ENGINE_CHECK(value_of(&result, "accuracy") == 0.0);
+    engine_close(&t);
+}
+
 /* No record has a genus: its head gets nothing, and nothing breaks. */
 static void test_nothing_valid(void) {
     engine_job job = JOB("bioclip.hierarchical_ce", "\"mask_missing\":true");
@@ -327,6 +360,7 @@ static void test_refusals(void) {
 int main(int argc, char **argv) {
     static const engine_test tests[] = {{"flat", test_flat},
                                         {"hierarchical", test_hierarchical},
+                                        {"large logits", test_large_logits},
                                         {"nothing valid", test_nothing_valid},
                                         {"differences", test_differences},
                                         {"composition", test_composition},

@@ -39,7 +39,7 @@ typedef struct head_work {
     row_sums sums;  /* forward: of the slab's tiles, [SLAB / TILE, rows] */
     double *picked; /* forward: [rows] z of the row's class */
     head_saved saved;
-    double upstream;
+    double *upstream; /* backward: [rows] gradient of the loss, 0 for rows without a class */
     cps_real *d_weight, *d_bias; /* backward; NULL: not asked */
     bool fresh_weight, fresh_bias;
 } head_work;
@@ -163,25 +163,36 @@ static double finish(const head_work *w, const row_sums *all, bioclip_head_resul
 
 /* ---- backward ---- */
 
+/* The logits of a tile -> their gradient. */
+static void tile_slopes(const head_work *w, const tile *t) {
+    const double share = w->saved.smoothing / (double)w->count;
+    for (int64_t c = 0; c < t->count; c++) {
+        cps_real *z = t->z + c * w->rows;
+        for (int64_t i = 0; i < w->rows; i++) {
+            const double p = (double)real_exp((cps_real)((double)z[i] - w->saved.lse[i]));
+            z[i] = (cps_real)(w->upstream[i] * (p - share));
+        }
+    }
+    for (int64_t i = 0; i < w->rows; i++) {
+        const int64_t own = (int64_t)w->classes[i * w->stride] - t->first;
+        if (own >= 0 && own < t->count) {
+            t->z[own * w->rows + i] -= (cps_real)(w->upstream[i] * (1.0 - w->saved.smoothing));
+        }
+    }
+}
+
 static void backward_tile(void *context, int64_t index) {
     const head_work *w = context;
     const tile t = tile_of(w, index);
-    const double share = w->saved.smoothing / (double)w->count;
     tile_logits(w, &t);
-    for (int64_t c = 0; c < t.count; c++) {
-        cps_real *z = t.z + c * w->rows;
+    tile_slopes(w, &t);
+    for (int64_t c = 0; c < t.count && w->d_bias != NULL; c++) {
         double sum = 0.0;
         for (int64_t i = 0; i < w->rows; i++) {
-            const int64_t own = w->classes[i * w->stride];
-            const double p = (double)real_exp((cps_real)((double)z[i] - w->saved.lse[i]));
-            const double y = own == t.first + c ? 1.0 - w->saved.smoothing : 0.0;
-            z[i] = own < 0 ? (cps_real)0 : (cps_real)(w->upstream * (p - y - share));
-            sum += (double)z[i];
+            sum += (double)t.z[c * w->rows + i];
         }
-        if (w->d_bias != NULL) {
-            cps_real *to = w->d_bias + t.first + c;
-            *to = w->fresh_bias ? (cps_real)sum : *to + (cps_real)sum;
-        }
+        cps_real *to = w->d_bias + t.first + c;
+        *to = w->fresh_bias ? (cps_real)sum : *to + (cps_real)sum;
     }
     if (w->d_weight != NULL) {
         cps_gemm_serial(w->tape, false, false, t.count, w->width, w->rows, 1.0, t.z, w->rows, w->x,
@@ -216,11 +227,15 @@ static cps_status head_backward(cps_tape *tape, const cps_node *node) {
     cps_real *d_x = cps_grad_target(tape, x, &fresh);
     w.d_weight = cps_grad_target(tape, weight, &w.fresh_weight);
     w.d_bias = cps_grad_target(tape, bias, &w.fresh_bias);
-    w.upstream = (double)cps_node_grad(tape, node->outputs[0])[0];
     const size_t mark = cps_tape_mark(tape);
     w.z = cps_tape_save(tape, slab_bytes(w.count, w.rows));
-    if (w.z == NULL) {
+    w.upstream = cps_tape_save(tape, (size_t)w.rows * sizeof *w.upstream);
+    if (cps_tape_status(tape) != CPS_OK) {
         return cps_tape_status(tape);
+    }
+    for (int64_t i = 0; i < w.rows; i++) {
+        w.upstream[i] =
+            w.classes[i * w.stride] < 0 ? 0.0 : (double)cps_node_grad(tape, node->outputs[0])[0];
     }
     for (w.slab = 0; w.slab < w.count; w.slab += SLAB) {
         cps_parallel(tape, tiles_of_slab(&w), backward_tile, &w);
@@ -259,7 +274,8 @@ cps_tensor *bioclip_head_loss(cps_tape *tape, cps_tensor *x, cps_tensor *weight,
                            .outputs = {loss},
                            .inputs = {x, weight, bias, classes},
                            .saved = saved,
-                           .scratch_bytes = slab_bytes(count, rows) + CPS_ALIGNMENT};
+                           .scratch_bytes = slab_bytes(count, rows) +
+                                            (size_t)rows * sizeof(double) + 2 * CPS_ALIGNMENT};
     cps_tape_record(tape, &node);
     const size_t mark = cps_tape_mark(tape);
     cps_real *z = cps_tape_save(tape, slab_bytes(count, rows));
