@@ -95,11 +95,7 @@ static const char *parent_of(const cps_taxon_backbone *b, const entry *e) {
 
 static cps_status new_entry(cps_taxon_backbone *b, const char *name, size_t length,
                             const entry *e) {
-    const int32_t number = cps_byte_set_add(b->names, name, length);
-    if (number < 0) {
-        return fail_memory();
-    }
-    if (number >= b->room) {
+    if (cps_byte_set_count(b->names) >= b->room) { /* before the name: each has its entry */
         const int64_t room = 2 * b->room + 1024;
         entry *longer = realloc(b->entries, (size_t)room * sizeof *longer);
         if (longer == NULL) {
@@ -107,6 +103,10 @@ static cps_status new_entry(cps_taxon_backbone *b, const char *name, size_t leng
         }
         b->entries = longer;
         b->room = room;
+    }
+    const int32_t number = cps_byte_set_add(b->names, name, length);
+    if (number < 0) {
+        return fail_memory();
     }
     b->entries[number] = *e;
     return CPS_OK;
