@@ -128,35 +128,47 @@ end
 
 -- ---- evaluations -------------------------------------------------------------------------------------------------------------
 
-local function add_metrics(metrics, evaluation)
-  for _, key in ipairs(host.kinds[evaluation.kind].metrics) do
-    local name = evaluation.name .. "." .. key
-    local option = key:match("{([%w_]+)}") -- one metric for each of its numbers
-    if option then
-      local values = type(evaluation[option]) == "table" and evaluation[option] or { evaluation[option] }
-      for _, value in ipairs(values) do metrics[(name:gsub("{[%w_]+}", text.number(value)))] = true end
-    else
-      metrics[name] = true
-    end
+local ranks = { "kingdom", "phylum", "class", "order", "family", "genus", "species" } -- as in shards/taxon.c
+
+local function is_taxonomic(key)
+  return key:find("{rank}", 1, true) or key:find("shared_depth$") or key:find("tree_distance$")
+end
+
+-- Names that a key stands for: one for each number of an option ("{k}"), one for each rank.
+local function expand(name, evaluation, names)
+  local option = name:match("{([%w_]+)}")
+  if not option then
+    names[name] = true
+    return
+  end
+  local values = option == "rank" and ranks or type(evaluation[option]) == "table" and evaluation[option] or { evaluation[option] }
+  for _, value in ipairs(values) do
+    expand(name:gsub("{[%w_]+}", option == "rank" and value or text.number(value), 1), evaluation, names)
   end
 end
 
--- Names of the metrics that evaluations produce; "val.loss_*" stands for any ending.
+-- Names of the metrics that evaluations produce; "val.loss_*" stands for any ending. `shown`: shorter, for messages.
 function rules.metrics(evaluations)
-  local metrics = {}
+  local metrics = { names = {}, shown = {} }
   for _, evaluation in ipairs(evaluations) do
-    if evaluation.name then add_metrics(metrics, evaluation) end
+    for _, key in ipairs(evaluation.name and host.kinds[evaluation.kind].metrics or {}) do
+      if evaluation.taxonomy ~= "off" or not is_taxonomic(key) then
+        local name = evaluation.name .. "." .. key
+        expand(name, evaluation, metrics.names)
+        expand(name:gsub("{rank}", "<rank>"), evaluation, metrics.shown)
+      end
+    end
   end
   return metrics
 end
 
 function rules.metric_exists(place, name, metrics)
-  if not name or metrics[name] then return end
-  for known in next, metrics do
+  if not name or metrics.names[name] then return end
+  for known in next, metrics.names do
     if known:sub(-1) == "*" and name:sub(1, #known - 1) == known:sub(1, -2) and #name >= #known then return end
   end
-  check.report(place, "no evaluation gives the metric '%s'%s; there are: %s", name, check.hint(name, text.sorted_keys(metrics)),
-    names_of(metrics))
+  check.report(place, "no evaluation gives the metric '%s'%s; there are: %s", name,
+    check.hint(name, text.sorted_keys(metrics.names)), names_of(metrics.shown))
 end
 
 -- Each gives metrics of its own.

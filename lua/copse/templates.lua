@@ -61,4 +61,7 @@ templates.imagenet = {
   "itap of my {}.", "a photo of a cool {}.", "a photo of a small {}.", "a tattoo of the {}.",
 }
 
+-- BioCLIP's evaluation puts one in front of them (Stevens et al. 2024); its published text embeddings are of the 80.
+templates.bioclip = { "a photo of {}.", table.unpack(templates.imagenet) }
+
 return templates

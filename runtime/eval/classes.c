@@ -83,6 +83,30 @@ int64_t cps_class_count_of(const cps_stream *stream) {
     return cps_shard_class_count(place.shard);
 }
 
+static void scan_shard(const cps_place *any, const int64_t *map, cps_place *places) {
+    for (int64_t record = 0; record < cps_shard_count(any->shard); record++) {
+        const int32_t label = cps_shard_label(any->shard, record);
+        cps_place *place = label < 0 ? NULL : &places[map == NULL ? label : map[label]];
+        if (place != NULL && place->shard == NULL) {
+            *place = *any;
+            place->record = record;
+            place->sample_id = cps_shard_sample_id(any->shard, record);
+        }
+    }
+}
+
+void cps_class_first_records(const cps_stream *stream, const int64_t *map, cps_place *places) {
+    const cps_shard *last = NULL;
+    for (int64_t i = 0; i < cps_stream_records(stream); i++) {
+        cps_place place;
+        cps_stream_stored(stream, i, &place);
+        if (place.shard != last) {
+            scan_shard(&place, map, places);
+            last = place.shard;
+        }
+    }
+}
+
 /* A name and its place in "the list, then what is joined". */
 typedef struct entry {
     const char *name;

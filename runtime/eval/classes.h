@@ -15,6 +15,10 @@ typedef struct cps_class_list {
  * list than the first; names shard and class. */
 cps_status cps_class_list_of(const cps_stream *stream, cps_class_list *list_out) CPS_MUST_CHECK;
 int64_t cps_class_count_of(const cps_stream *stream); /* of its first shard; 0: it has no labels */
+/* The first record of each class, in stored order of all records of the stream's shards, so that no
+ * subset changes it: into places[map[label]] (map NULL: places[label]) where none is yet (shard
+ * NULL). */
+void cps_class_first_records(const cps_stream *stream, const int64_t *map, cps_place *places);
 /* Adds the names of `more` that are missing; map_out[more->count] says where each one is. Two
  * classes of one name stay the first of them. UNAVAILABLE: memory. */
 cps_status cps_class_list_join(cps_class_list *list, const cps_class_list *more,

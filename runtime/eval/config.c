@@ -3,12 +3,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "eval/class_texts.h"
+
 static const char *const variant_choices[] = {
     [CPS_SHOT_STATELESS] = "stateless", [CPS_SHOT_IN_PLACE] = "in_place", NULL};
 static const char *const short_choices[] = {[CPS_SHORT_ERROR] = "error",
                                             [CPS_SHORT_KEEP] = "keep",
                                             [CPS_SHORT_LEAVE_OUT] = "leave_out",
                                             NULL};
+static const char *const taxonomy_choices[] = {
+    [CPS_TAXONOMY_AUTO] = "auto", [CPS_TAXONOMY_ON] = "on", [CPS_TAXONOMY_OFF] = "off", NULL};
 static const char *const averaging_choices[] = {
     [CPS_NORMALISE_FIRST] = "normalise_first", [CPS_AVERAGE_FIRST] = "average_first", NULL};
 
@@ -19,6 +23,13 @@ static const char *const averaging_choices[] = {
         .name = "name", .kind = CPS_OPT_STRING,                                                    \
         .help = "name of the evaluation; its metrics are <name>.<key>", .required = true,          \
         .offset = offsetof(named_options, name)                                                    \
+    }
+#define TAXONOMY_ROW(type)                                                                         \
+    {                                                                                              \
+        .name = "taxonomy", .kind = CPS_OPT_CHOICE,                                                \
+        .help = "metrics by taxonomic rank; auto: where records have ranks",                       \
+        .default_text = "auto", .choices = taxonomy_choices,                                       \
+        .offset = offsetof(type, options.taxonomy)                                                 \
     }
 #define SCORE_ROW(type)                                                                            \
     {                                                                                              \
@@ -55,10 +66,10 @@ typedef struct named_few_shot {
 const cps_option cps_zero_shot_rows[] = {
     NAME_ROW,
     {.name = "text",
-     .kind = CPS_OPT_STRING,
-     .help = "text of a class: label, or a text type made of its first record's taxonomic ranks, "
-             "such as taxon_com",
+     .kind = CPS_OPT_CHOICE,
+     .help = "text of a class: its label, or one made of its first record's taxonomic ranks",
      .default_text = "label",
+     .choices = cps_class_text_types,
      .offset = offsetof(named_zero_shot, options.text)},
     {.name = "averaging",
      .kind = CPS_OPT_CHOICE,
@@ -74,6 +85,7 @@ const cps_option cps_zero_shot_rows[] = {
      .minimum = 1,
      .maximum = 1000,
      .offset = offsetof(named_zero_shot, options.top)},
+    TAXONOMY_ROW(named_zero_shot),
     {.name = NULL},
 };
 
@@ -125,6 +137,7 @@ const cps_option cps_knn_rows[] = {
      .minimum = 0,
      .maximum = 1e6,
      .offset = offsetof(named_knn, options.temperature)},
+    TAXONOMY_ROW(named_knn),
     {.name = NULL},
 };
 
@@ -163,10 +176,14 @@ const cps_option cps_few_shot_rows[] = {
      .default_text = "error",
      .choices = short_choices,
      .offset = offsetof(named_few_shot, options.short_classes)},
+    TAXONOMY_ROW(named_few_shot),
     {.name = NULL},
 };
 
-const char *const cps_zero_shot_metrics[] = {"top1", "top5", "per_class", NULL};
+/* "{shots}" stands for each number of that option, "{rank}" for each rank of the taxonomy. */
+const char *const cps_zero_shot_metrics[] = {
+    "top1",         "top5",          "per_class",         "rank_{rank}",
+    "shared_depth", "tree_distance", "aggregated_{rank}", NULL};
 const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              "text_to_image_r{k}",
                                              "image_to_text_median_rank",
@@ -175,8 +192,15 @@ const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              "text_to_image_mean_rank",
                                              NULL};
 const char *const cps_validation_loss_metrics[] = {"loss", "loss_*", NULL};
-const char *const cps_knn_metrics[] = {"top1", "top5", "per_class", NULL};
-const char *const cps_few_shot_metrics[] = {"shot{shots}", "shot{shots}_std", NULL};
+const char *const cps_knn_metrics[] = {
+    "top1",         "top5",          "per_class",     "rank_{rank}",
+    "shared_depth", "tree_distance", "purity_{rank}", NULL};
+const char *const cps_few_shot_metrics[] = {"shot{shots}",
+                                            "shot{shots}_std",
+                                            "shot{shots}_rank_{rank}",
+                                            "shot{shots}_shared_depth",
+                                            "shot{shots}_tree_distance",
+                                            NULL};
 
 static const char *const kind_names[] = {"zero_shot", "retrieval", "validation_loss", "knn",
                                          "few_shot"};

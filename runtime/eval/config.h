@@ -21,14 +21,22 @@ typedef enum cps_short_classes {
     CPS_SHORT_KEEP,     /* all they have is support */
     CPS_SHORT_LEAVE_OUT /* with their images */
 } cps_short_classes;
+/* Metrics by rank of the taxonomy: where the first record of a class names an organism, always, or
+ * never. */
+typedef enum cps_taxonomy_use {
+    CPS_TAXONOMY_AUTO,
+    CPS_TAXONOMY_ON,
+    CPS_TAXONOMY_OFF
+} cps_taxonomy_use;
 typedef enum cps_averaging { CPS_NORMALISE_FIRST, CPS_AVERAGE_FIRST } cps_averaging;
 
 typedef struct cps_zero_shot_options {
-    const char *text;    /* text of a class: "label", or a text type of a taxonomy ("taxon_com") */
+    int32_t text;        /* of a class: index into cps_class_text_types (class_texts.h) */
     int32_t averaging;   /* cps_averaging, over templates */
     cps_numbers score;   /* weights of embed's components; count 0: the objective's */
     int64_t top;         /* classes stored for each sample in predictions/ */
     cps_lines templates; /* each holds "{}" once */
+    int32_t taxonomy;    /* cps_taxonomy_use */
 } cps_zero_shot_options;
 typedef struct cps_retrieval_options {
     cps_numbers k; /* of recall at k, ascending */
@@ -43,6 +51,7 @@ typedef struct cps_knn_options {
     double temperature; /* of the vote's weights exp(cos / temperature); 0: every neighbour counts
                            alike */
     cps_shards_options bank; /* the neighbours */
+    int32_t taxonomy;        /* cps_taxonomy_use */
 } cps_knn_options;
 typedef struct cps_few_shot_options {
     cps_numbers shots;     /* support images of a class, one result for each */
@@ -50,6 +59,7 @@ typedef struct cps_few_shot_options {
     int64_t seed;          /* of fold 0; fold f has seed + f */
     int32_t variant;       /* cps_shot_variant */
     int32_t short_classes; /* cps_short_classes */
+    int32_t taxonomy;      /* cps_taxonomy_use */
 } cps_few_shot_options;
 
 typedef struct cps_evaluation_options {

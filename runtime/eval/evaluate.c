@@ -57,21 +57,31 @@ static cps_status check_labels(const cps_stream *stream) {
     return status;
 }
 
-static cps_status check_streams(const cps_evaluation_options *options,
-                                const cps_evaluation_streams *streams) {
+static cps_status check_kind(const cps_evaluation_options *options,
+                             const cps_evaluation_streams *streams, cps_taxonomy_use *use_out) {
     switch (options->kind) {
     case CPS_EVAL_ZERO_SHOT:
-        return cps_zero_shot_check(&options->zero_shot, streams->data);
+        *use_out = (cps_taxonomy_use)options->zero_shot.taxonomy;
+        return cps_zero_shot_check(options, streams->data);
     case CPS_EVAL_KNN:
+        *use_out = (cps_taxonomy_use)options->knn.taxonomy;
         CPS_TRY(check_labels(streams->data));
         return cps_fail_context(check_labels(streams->bank), "bank");
     case CPS_EVAL_FEW_SHOT:
+        *use_out = (cps_taxonomy_use)options->few_shot.taxonomy;
         return cps_few_shot_check_data(&options->few_shot, streams->data);
     case CPS_EVAL_RETRIEVAL:
     case CPS_EVAL_VALIDATION_LOSS:
         break;
     }
     return CPS_OK;
+}
+
+static cps_status check_streams(const cps_evaluation_options *options,
+                                const cps_evaluation_streams *streams) {
+    cps_taxonomy_use use = CPS_TAXONOMY_OFF;
+    CPS_TRY(check_kind(options, streams, &use));
+    return use == CPS_TAXONOMY_ON ? cps_taxonomy_check(streams->data, streams->bank) : CPS_OK;
 }
 
 cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cps_shard_pool *pool,
@@ -251,6 +261,9 @@ cps_status cps_evaluate(const cps_evaluation_request *request, cps_json **metric
     const cps_status status = dispatch(&run);
     cps_features_free(&run.images);
     cps_class_list_free(&run.classes);
+    cps_taxonomy_destroy(run.taxonomy);
+    free(run.class_organisms);
+    free(run.row_organisms);
     free(run.sample_ids);
     free(run.labels);
     if (status != CPS_OK) {
@@ -263,10 +276,10 @@ cps_status cps_evaluate(const cps_evaluation_request *request, cps_json **metric
 
 /* ---- memory ---- */
 
-/* Features of a stream with ids and labels. */
+/* Features of a stream with ids, labels and organisms. */
 static size_t stream_bytes(const cps_stream *stream, const cps_encoder *encoder, int32_t threads) {
     return cps_features_image_bytes(encoder, stream, threads) +
-           (size_t)cps_stream_records(stream) * (sizeof(uint64_t) + sizeof(int32_t));
+           (size_t)cps_stream_records(stream) * (sizeof(uint64_t) + 2 * sizeof(int32_t));
 }
 
 size_t cps_evaluation_bytes(const cps_evaluation_options *options,

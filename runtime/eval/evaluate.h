@@ -47,7 +47,8 @@ typedef struct cps_evaluation_request {
 
 /* Collective. *metrics_out: a flat object of numbers, keys as in cps_<kind>_metrics, fractions not
  * per cent, and beside them `samples` (that count), `bad_images` (left out), and where they are not
- * 0 `unlabelled` and `non_finite`. Equal on all ranks; the caller destroys it. The caller adds the
+ * 0 `unlabelled`, `unranked`, `non_finite` and others (README.md); texts in it say how the numbers
+ * came about. Equal on all ranks; the caller destroys it. The caller adds the
  * evaluation's name. DATA: no usable record, class lists that differ between shards; USAGE: an
  * option that does not fit the model or is not built; INTERNAL for validation_loss, which the
  * training loop computes. Statuses arrive agreed. */

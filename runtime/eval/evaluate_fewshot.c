@@ -55,6 +55,35 @@ static void report_short_classes(const cps_evaluation *run, const cps_few_shot_r
     }
 }
 
+static cps_status take_taxonomy(cps_evaluation *run) {
+    cps_place *places = calloc((size_t)run->classes.count + 1, sizeof *places);
+    if (places == NULL) {
+        return cps_evaluation_out_of_memory(run);
+    }
+    cps_class_first_records(run->request->streams->data, NULL, places);
+    const cps_status status = cps_evaluation_take_taxonomy(
+        run, (cps_taxonomy_use)run->options->few_shot.taxonomy, places);
+    free(places);
+    return status;
+}
+
+/* Over the queries of all folds. */
+static void add_ranks(cps_evaluation *run, const cps_few_shot_result *result,
+                      const cps_shot_result *shot) {
+    cps_rank_counts counts = {0};
+    for (int64_t fold = 0; fold < result->folds; fold++) {
+        for (int64_t i = 0; i < result->rows; i++) {
+            const int32_t predicted = shot->predicted[fold * result->rows + i];
+            if (predicted >= 0) {
+                cps_evaluation_count_ranks(run, i, predicted, &counts);
+            }
+        }
+    }
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "shot%lld_", (long long)shot->k);
+    cps_rank_counts_report(&counts, prefix, run->metrics);
+}
+
 static void add_metrics(cps_evaluation *run, const cps_few_shot_result *result) {
     int64_t labelled = 0;
     for (int64_t i = 0; i < run->images.rows; i++) {
@@ -90,8 +119,14 @@ cps_status cps_evaluate_few_shot(cps_evaluation *run) {
                              "%s", run->where));
     report_short_classes(run, &result);
     add_metrics(run, &result);
-    const cps_predictions_content content = {.classes = &run->classes, .few_shot = &result};
-    const cps_status status = cps_evaluation_write(run, content);
+    cps_status status = cps_agree(comm, "evaluation", take_taxonomy(run));
+    for (int64_t i = 0; i < result.shot_count && run->taxonomy != NULL && status == CPS_OK; i++) {
+        add_ranks(run, &result, &result.shots[i]);
+    }
+    if (status == CPS_OK) {
+        const cps_predictions_content content = {.classes = &run->classes, .few_shot = &result};
+        status = cps_evaluation_write(run, content);
+    }
     cps_few_shot_result_free(&result);
     return status;
 }

@@ -7,6 +7,7 @@
 #include "eval/evaluate.h"
 #include "eval/features.h"
 #include "eval/predictions.h"
+#include "eval/taxonomy.h"
 
 enum { CPS_EVALUATION_TOP = 5 }; /* classes that top 5 needs */
 
@@ -19,6 +20,9 @@ typedef struct cps_evaluation {
     uint64_t *sample_ids; /* [images.rows] */
     int32_t *labels;      /* [images.rows], where classes are wanted */
     cps_class_list classes;
+    cps_taxonomy *taxonomy;   /* NULL: no metrics by rank */
+    int32_t *class_organisms; /* [classes.count]; -1: it names none */
+    int32_t *row_organisms;   /* [images.rows]; -1: none, or no label */
     cps_json *metrics;
 } cps_evaluation;
 
@@ -30,8 +34,9 @@ cps_status cps_evaluate_few_shot(cps_evaluation *run) CPS_MUST_CHECK;
 
 /* Local. What would end the first evaluation for want of labels, images of a class or ranks, said
  * before anything is trained. DATA. */
-cps_status cps_zero_shot_check(const cps_zero_shot_options *options,
+cps_status cps_zero_shot_check(const cps_evaluation_options *options,
                                const cps_stream *data) CPS_MUST_CHECK;
+cps_status cps_taxonomy_check(const cps_stream *data, const cps_stream *bank) CPS_MUST_CHECK;
 cps_status cps_few_shot_check_data(const cps_few_shot_options *options,
                                    const cps_stream *data) CPS_MUST_CHECK;
 
@@ -55,6 +60,20 @@ cps_status cps_evaluation_encode(const cps_evaluation *run, const cps_stream *st
                                  cps_features *features_out, uint64_t **ids_out,
                                  int32_t **labels_out) CPS_MUST_CHECK;
 cps_status cps_evaluation_encode_data(cps_evaluation *run, bool classes) CPS_MUST_CHECK;
+/* Local, after the features. Organisms of classes, by their first records, and of images, unless
+ * `use` says off or, with auto, no class names one; `unranked` counts labelled images that name
+ * none. DATA: on, and no class names one. */
+cps_status cps_evaluation_take_taxonomy(cps_evaluation *run, cps_taxonomy_use use,
+                                        const cps_place *first_records) CPS_MUST_CHECK;
+/* Local. Organisms of features' rows; free() the result. */
+cps_status cps_evaluation_organisms(const cps_evaluation *run, const cps_stream *stream,
+                                    const cps_features *features,
+                                    int32_t **organisms_out) CPS_MUST_CHECK;
+/* Local. With a taxonomy: counts row `row`, of which `predicted` is said (-1: nothing). */
+void cps_evaluation_count_ranks(const cps_evaluation *run, int64_t row, int32_t predicted,
+                                cps_rank_counts *counts);
+/* Local. The first predictions of all rows as metrics by rank. */
+void cps_evaluation_add_ranks(cps_evaluation *run, const cps_predictions *predictions);
 /* Local. */
 void cps_evaluation_add_left_out(cps_evaluation *run, int64_t bad_images, int64_t non_finite);
 /* Rank 0 writes the predictions; `content` gets what all kinds have. */

@@ -5,7 +5,6 @@
 
 #include "base/numeric.h"
 #include "comm/agree.h"
-#include "eval/score.h"
 
 /* One election. votes is all zeros between elections. */
 typedef struct election {
@@ -81,7 +80,7 @@ static cps_status hold_elections(const cps_top_lists *lists, const int32_t *bank
 cps_status cps_knn(cps_comm *comm, const cps_features *queries, const uint64_t *query_ids,
                    const cps_features *bank, const uint64_t *bank_ids, const int32_t *bank_labels,
                    const double *weights, int64_t k, double temperature, int64_t class_count,
-                   int64_t top, cps_predictions *predictions_out) {
+                   int64_t top, cps_predictions *predictions_out, cps_top_lists *neighbours_out) {
     cps_predictions predictions = {0};
     cps_top_lists lists = {0};
     int64_t first, last;
@@ -95,8 +94,12 @@ cps_status cps_knn(cps_comm *comm, const cps_features *queries, const uint64_t *
     if (status == CPS_OK) {
         status = hold_elections(&lists, bank_labels, temperature, class_count, &predictions);
     }
-    cps_top_lists_free(&lists);
     status = cps_agree(comm, "k-NN", status);
+    if (status == CPS_OK && neighbours_out != NULL) {
+        *neighbours_out = lists;
+    } else {
+        cps_top_lists_free(&lists);
+    }
     if (status != CPS_OK) {
         cps_predictions_free(&predictions);
         return status;

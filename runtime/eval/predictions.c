@@ -58,6 +58,18 @@ static cps_status write_class_list(cps_h5 *file, const cps_class_list *classes) 
     return write_digest(file, "class_list_digest", class_list_digest(classes));
 }
 
+static cps_status write_class_texts(cps_h5 *file, const cps_predictions_content *content) {
+    CPS_TRY(cps_h5_write_text(file, "/", "text", content->text));
+    CPS_TRY(cps_h5_write_text(file, "/", "averaging", content->averaging));
+    CPS_TRY(cps_h5_write_number(file, "/", "scale", content->scale));
+    CPS_TRY(
+        cps_h5_write_strings(file, "class_text", content->class_texts, content->classes->count));
+    return content->templates->count == 0
+               ? CPS_OK
+               : cps_h5_write_strings(file, "template", content->templates->lines,
+                                      content->templates->count);
+}
+
 static cps_status write_shot(cps_h5 *file, const cps_few_shot_result *result,
                              const cps_shot_result *shot) {
     const int64_t support[] = {result->folds, shot->class_count, shot->k};
@@ -103,6 +115,9 @@ static cps_status write_content(cps_h5 *file, const cps_predictions_content *con
     }
     if (content->predictions != NULL) {
         CPS_TRY(write_predictions(file, content));
+    }
+    if (content->class_texts != NULL) {
+        CPS_TRY(write_class_texts(file, content));
     }
     if (content->few_shot != NULL) {
         CPS_TRY(write_few_shot(file, content->few_shot));

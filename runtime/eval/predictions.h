@@ -18,8 +18,12 @@ typedef struct cps_predictions_content {
     const cps_predictions *predictions;  /* [rows] */
     const cps_class_list *classes;       /* with its digest */
     const cps_few_shot_result *few_shot; /* rows */
-    const cps_retrieval_ranks *ranks;    /* images: rows */
-    const int64_t *owners;               /* [texts] row of each text's image */
+    const char *text, *averaging;        /* zero-shot: how class vectors were made */
+    double scale;                        /* of softmax over scores */
+    const cps_lines *templates;
+    const char *const *class_texts;   /* [classes] */
+    const cps_retrieval_ranks *ranks; /* images: rows */
+    const int64_t *owners;            /* [texts] row of each text's image */
 } cps_predictions_content;
 
 /* Local: rank 0. Written whole under another name, then renamed; the folder is made. IO. */

@@ -1,5 +1,6 @@
 #include "eval/score.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +129,21 @@ cps_status cps_score_visit(const cps_score_job *job, int64_t first, int64_t last
     free(v.tail);
     free(v.failed);
     return enough ? CPS_OK : fail_memory();
+}
+
+void cps_score_softmax(const cps_real *scores, int64_t count, double scale,
+                       double *probabilities_out) {
+    double most = -(double)INFINITY, total = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        most = fmax(most, (double)scores[i]);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        probabilities_out[i] = exp(scale * ((double)scores[i] - most));
+        total += probabilities_out[i];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        probabilities_out[i] /= total;
+    }
 }
 
 /* ---- top lists ---- */

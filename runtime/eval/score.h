@@ -33,6 +33,9 @@ void cps_score_range(int64_t rows, int32_t size, int32_t rank, int64_t *first_ou
 /* Local. Visits the tiles of rows [first, last), a range of cps_score_range. UNAVAILABLE: memory.
  */
 cps_status cps_score_visit(const cps_score_job *job, int64_t first, int64_t last) CPS_MUST_CHECK;
+/* Local. softmax(scale x scores), the largest score subtracted first. */
+void cps_score_softmax(const cps_real *scores, int64_t count, double scale,
+                       double *probabilities_out);
 /* Collective. all [rows, row_bytes] holds this rank's rows at their place; all get all. */
 void cps_score_gather(cps_comm *comm, const char *place, void *all, int64_t rows, size_t row_bytes);
 

@@ -98,6 +98,27 @@ static cps_status alloc_vectors(const cps_encoder *encoder, int64_t count, cps_f
     return CPS_OK;
 }
 
+/* A class whose vector is zero would score 0 with every image. (Texts that were not finite are
+ * zeros too; they are counted instead.) */
+static cps_status check_vectors(const cps_features *vectors, const char *const *names) {
+    for (int64_t c = 0; c < vectors->rows && vectors->non_finite == 0; c++) {
+        const cps_real *row = vectors->values + c * vectors->width;
+        int64_t i = 0;
+        while (i < vectors->width && row[i] == (cps_real)0) {
+            i++;
+        }
+        if (i == vectors->width) {
+            return cps_fail(
+                CPS_ERR_DATA,
+                "the vector of class %lld, '%s', is zero: its texts have no feature, or "
+                "features that cancel out; look at the weights of the text side and at "
+                "the templates",
+                (long long)c, names[c]);
+        }
+    }
+    return CPS_OK;
+}
+
 cps_status cps_class_vectors(cps_comm *comm, const cps_encoder *encoder, const char *const *names,
                              int64_t count, const cps_lines *templates, cps_averaging averaging,
                              cps_features *vectors_out) {
@@ -116,6 +137,11 @@ cps_status cps_class_vectors(cps_comm *comm, const cps_encoder *encoder, const c
                               lines, template_count, averaging == CPS_NORMALISE_FIRST,
                               vectors.values + first * vectors.width, &vectors.non_finite);
     }
+    if (status != CPS_OK) {
+        cps_features_free(&vectors);
+        return status;
+    }
+    status = cps_agree(comm, "class vectors", check_vectors(&vectors, names));
     if (status != CPS_OK) {
         cps_features_free(&vectors);
         return status;

@@ -9,7 +9,8 @@
 
 /* Collective. Row c of the result: for each component the mean over templates of the unit features
  * of class c's texts, unit again; with CPS_AVERAGE_FIRST the mean of the features as they come.
- * Templates hold "{}" once (USAGE otherwise); none: the name itself. Encoded in blocks of classes,
+ * Templates hold "{}" once (USAGE otherwise); none: the name itself. DATA: a class whose vector is
+ * zero, though its texts were finite. Encoded in blocks of classes,
  * so that memory does not grow with the templates. */
 cps_status cps_class_vectors(cps_comm *comm, const cps_encoder *encoder, const char *const *names,
                              int64_t count, const cps_lines *templates, cps_averaging averaging,

@@ -27,7 +27,7 @@ typedef struct cps_job_rows {
     const cps_option *rows; /* ends with name NULL */
     const char *help;       /* one sentence, may be NULL */
     /* Evaluations: keys of the metrics, NULL-terminated; "{k}" stands for each value of the option
-     * k, a final "*" for any ending. NULL for other kinds. */
+     * k, "{rank}" for each taxonomic rank, a final "*" for any ending. NULL for other kinds. */
     const char *const *metrics;
     bool fits; /* objectives: learns by `fit`, so a stage may go without epochs and steps */
 } cps_job_rows;

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "report/progress.h"
+#include "shards/taxon.h"
 
 typedef struct metric_row {
     const char *evaluation, *metric; /* borrowed from the events */
@@ -45,9 +46,10 @@ static void put(text_page *page, const char *format, ...) {
 
 /* Members of an evaluation event that are about it and no result. */
 static bool is_metric(const cps_json *member) {
-    static const char *const others[] = {"event",   "name",       "step",       "epoch",
-                                         "stage",   "samples",    "seconds",    "bad_images",
-                                         "batches", "unlabelled", "non_finite", NULL};
+    static const char *const others[] = {"event",    "name",           "step",        "epoch",
+                                         "stage",    "samples",        "seconds",     "bad_images",
+                                         "batches",  "unlabelled",     "non_finite",  "batch",
+                                         "unranked", "text_stand_ins", "equal_texts", NULL};
     const char *key = cps_json_key(member);
     for (int i = 0; others[i] != NULL; i++) {
         if (strcmp(key, others[i]) == 0) {
@@ -118,6 +120,42 @@ static const char *number_text(double value, char buffer[32]) {
     return buffer;
 }
 
+/* Rows of one metric at all ranks of the taxonomy, kingdom first, stand together; `stem` is the
+ * length of what their names share. One of them that chose the best checkpoint is shown by itself.
+ */
+static bool is_by_rank(const metric_table *table, int64_t first, const char *best_metric,
+                       int *stem_out) {
+    const metric_row *row = &table->rows[first];
+    const char *const kingdom = cps_taxon_rank_names[0];
+    const size_t length = strlen(row->metric), end = strlen(kingdom);
+    if (length < end || strcmp(row->metric + length - end, kingdom) != 0 ||
+        first + CPS_TAXON_RANKS > table->count) {
+        return false;
+    }
+    for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
+        if (strcmp(row[rank].evaluation, row->evaluation) != 0 ||
+            strncmp(row[rank].metric, row->metric, length - end) != 0 ||
+            strcmp(row[rank].metric + length - end, cps_taxon_rank_names[rank]) != 0 ||
+            is_marked(&row[rank], best_metric)) {
+            return false;
+        }
+    }
+    *stem_out = (int)(length - end);
+    return true;
+}
+
+/* One line: the last values, kingdom to species. */
+static void put_by_rank(text_page *page, const metric_row *rows, int stem, int name_width,
+                        int metric_width) {
+    put(page, "%-*s  %.*s%s .. %s%*s", name_width, "", stem, rows->metric, cps_taxon_rank_names[0],
+        cps_taxon_rank_names[CPS_TAXON_RANKS - 1],
+        metric_width > stem + 18 ? metric_width - stem - 18 : 0, "");
+    for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
+        put(page, " %6.3f", rows[rank].last);
+    }
+    put(page, "\n");
+}
+
 static void put_table(text_page *page, const metric_table *table, const cps_summary_facts *facts) {
     int name_width = 10, metric_width = 6;
     for (int64_t i = 0; i < table->count; i++) {
@@ -134,6 +172,12 @@ static void put_table(text_page *page, const metric_table *table, const cps_summ
         const bool again = i > 0 && strcmp(row->evaluation, row[-1].evaluation) == 0;
         const bool mark = is_marked(row, facts->best_metric);
         char last[32], best[32];
+        int stem;
+        if (again && is_by_rank(table, i, facts->best_metric, &stem)) {
+            put_by_rank(page, row, stem, name_width, metric_width);
+            i += CPS_TAXON_RANKS - 1;
+            continue;
+        }
         put(page, "%-*.40s  %-*.40s  %10s  %10s  %9lld%s\n", name_width,
             again ? "" : row->evaluation, metric_width, row->metric, number_text(row->last, last),
             number_text(row->best, best), (long long)row->best_step, mark ? " *" : "");

@@ -249,7 +249,9 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
              metric = cps_json_next(metric)) {
             char name[256];
             snprintf(name, sizeof name, "%s.%s", options->name, cps_json_key(metric));
-            cps_json_add_number(all, name, cps_json_number(metric));
+            if (cps_json_is_number(metric)) {
+                cps_json_add_number(all, name, cps_json_number(metric));
+            }
         }
         cps_json_destroy(metrics);
     }

@@ -21,6 +21,8 @@
 #define CPS_VERSION "0.1.0"
 #endif
 
+enum { LOGGED_BYTES = 400 }; /* of a line about an evaluation, the last number beyond it */
+
 static char *in_folder(const cps_loop *loop, const char *name) {
     return cps_format("%s/%s", loop->folder, name);
 }
@@ -181,6 +183,27 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     return write_step(loop, result, (double)samples / result->seconds);
 }
 
+/* What a person reads of an evaluation: its first metrics, and how many more the event holds. */
+static void log_evaluation(int64_t step, const char *name, const cps_json *metrics) {
+    char line[1024];
+    int used = snprintf(line, sizeof line, "step %lld  %s:", (long long)step, name);
+    int64_t more = 0;
+    for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
+         metric = cps_json_next(metric)) {
+        const bool fits = used > 0 && (size_t)used < LOGGED_BYTES;
+        if (cps_json_is_number(metric) && fits) {
+            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g",
+                             cps_json_key(metric), cps_json_number(metric));
+        }
+        more += cps_json_is_number(metric) && !fits;
+    }
+    if (more > 0) {
+        cps_log(CPS_LOG_INFO, "%s  and %lld more", line, (long long)more);
+    } else {
+        cps_log(CPS_LOG_INFO, "%s", line);
+    }
+}
+
 cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) {
     if (cps_comm_rank(loop->run->comm) != 0) {
         return CPS_OK;
@@ -190,16 +213,14 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
     cps_json_add_string(event, "name", name);
     cps_json_add_number(event, "step", (double)cps_loop_step(loop));
     cps_status status = CPS_OK;
-    char line[1024];
-    int used = snprintf(line, sizeof line, "step %lld  %s:", (long long)cps_loop_step(loop), name);
     for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
          metric = cps_json_next(metric)) {
         const char *key = cps_json_key(metric);
-        cps_json_add_number(event, key, cps_json_number(metric));
-        if (used > 0 && (size_t)used < sizeof line) {
-            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g", key,
-                             cps_json_number(metric));
+        if (!cps_json_is_number(metric)) {
+            cps_json_add_copy(event, key, metric);
+            continue;
         }
+        cps_json_add_number(event, key, cps_json_number(metric));
         if (status == CPS_OK) {
             char tag[256];
             snprintf(tag, sizeof tag, "%s/%s", name, key);
@@ -207,7 +228,7 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
                                             cps_json_number(metric));
         }
     }
-    cps_log(CPS_LOG_INFO, "%s", line);
+    log_evaluation(cps_loop_step(loop), name, metrics);
     status = status != CPS_OK ? status : cps_events_write(loop->events, event);
     cps_json_destroy(event);
     return status;

@@ -236,7 +236,7 @@ static void test_options_of_evaluations(void **unused) {
     assert_non_null(strstr(evaluations[0].knn.bank.patterns[0], "/train-*.h5"));
     assert_true(evaluations[1].zero_shot.score.count == 2 &&
                 evaluations[1].zero_shot.templates.count == 6);
-    assert_string_equal(evaluations[1].zero_shot.text, "label");
+    assert_int_equal(evaluations[1].zero_shot.text, 0); /* label */
     assert_true(evaluations[2].every_steps == 100 && evaluations[2].validation_loss.batch == 128);
     assert_int_equal(evaluations[2].data.pattern_count, 2);
     assert_true(evaluations[3].retrieval.k.count == 1 && evaluations[3].retrieval.k.values[0] == 3);

@@ -176,7 +176,6 @@ static void run_all_kinds(cps_comm *comm, int64_t count, bool exact) {
     outcome_free(&out);
     options.kind = CPS_EVAL_ZERO_SHOT;
     options.zero_shot = (cps_zero_shot_options){
-        .text = "label",
         .top = 3,
         .templates = {.count = exact ? 1 : 3, .lines = exact ? one_template : three_templates}};
     out = evaluate(comm, &options, &table);
@@ -345,7 +344,7 @@ static void test_votes(cps_comm *comm) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cps_predictions predictions = {0};
         MUST(cps_knn(comm, &queries, NULL, &rows, NULL, labels, &weight, cases[i].k,
-                     cases[i].temperature, 3, 5, &predictions));
+                     cases[i].temperature, 3, 5, &predictions, NULL));
         CHECK(predictions.top == 3);
         CHECK(predictions.index[0] == cases[i].first);
         CHECK(fabs((double)predictions.score[0] - cases[i].share) < 1e-6);
@@ -368,12 +367,9 @@ static void test_refusals(cps_comm *comm) {
     lookup table = {.exact = true, .nan_row = -1};
     cps_evaluation_options options = {
         .kind = CPS_EVAL_ZERO_SHOT, .name = "refused", .data = shards((const char *const *)set)};
-    options.zero_shot = (cps_zero_shot_options){.text = "label", .top = 5};
+    options.zero_shot = (cps_zero_shot_options){.top = 5};
     expect_failure(comm, &options, &table, CPS_ERR_DATA, "class 6 is 'another' in shard");
     options.data = shards((const char *const *)good);
-    options.zero_shot.text = "taxon_com";
-    expect_failure(comm, &options, &table, CPS_ERR_USAGE, "\"taxon_com\" is not built");
-    options.zero_shot.text = "label";
     options.zero_shot.score = (cps_numbers){.count = 3, .values = three};
     expect_failure(comm, &options, &table, CPS_ERR_USAGE, "score has 3 weights");
     options.zero_shot.score.count = 0;
@@ -422,7 +418,7 @@ static void test_non_finite(cps_comm *comm) {
     cps_evaluation_options options = {.kind = CPS_EVAL_ZERO_SHOT,
                                       .name = "non-finite",
                                       .data = shards((const char *const *)data)};
-    options.zero_shot = (cps_zero_shot_options){.text = "label", .top = 5};
+    options.zero_shot = (cps_zero_shot_options){.top = 5};
     outcome out = evaluate(comm, &options, &table);
     CHECK(out.status == CPS_OK);
     CHECK(cps_json_get_integer(out.metrics, "non_finite", -1) == 1);

@@ -54,6 +54,8 @@ typedef struct lookup {
     bool exact;    /* rows of quarters */
     int64_t calls; /* grains encoded on this rank */
     int64_t nan_row;
+    int64_t zero_row; /* its features are zeros; 0: none */
+    double scale;     /* of the encoder */
 } lookup;
 
 static const int64_t widths[WIDTHS] = {5, 3};
@@ -74,6 +76,9 @@ static void table_row(const lookup *table, int64_t number, int32_t c, cps_real *
     }
     if (number == table->nan_row) {
         out[0] = (cps_real)NAN;
+    }
+    if (number == table->zero_row && number > 0) {
+        memset(out, 0, (size_t)widths[c] * sizeof *out);
     }
 }
 
@@ -118,6 +123,7 @@ static UNUSED cps_encoder make_encoder(lookup *table) {
                            .component_count = WIDTHS,
                            .image_recipe = cps_recipe_clip(CPS_RECIPE_EVALUATION, SIZE),
                            .grain = GRAIN,
+                           .scale = table->scale,
                            .images = encode_images,
                            .texts = encode_texts};
     memcpy(encoder.widths, widths, sizeof widths);
@@ -144,6 +150,13 @@ static UNUSED char *caption_of(int64_t number, int64_t which) {
     return cps_format("caption %lld of %lld", (long long)which, (long long)number);
 }
 
+/* Text of a record's rank, of its common name behind the ranks; NULL or "": none. The function
+ * NULL: shards have captions alone. */
+static const char *(*rank_of)(int64_t number, int32_t rank);
+enum { RANK_FIELDS = 8 };
+static const char *const field_names[1 + RANK_FIELDS] = {
+    "caption", "kingdom", "phylum", "class", "order", "family", "genus", "species", "common_name"};
+
 static void append_record(cps_comm *comm, cps_shard_writer *writer, int64_t number) {
     uint8_t pixels[SIZE * SIZE * 3], *png = NULL;
     for (int i = 0; i < SIZE * SIZE; i++) {
@@ -162,14 +175,20 @@ static void append_record(cps_comm *comm, cps_shard_writer *writer, int64_t numb
     for (int64_t i = 0; i < count; i++) {
         captions[i] = caption_of(number, i);
     }
-    const cps_record_text text = {
-        .field = "caption", .count = count, .texts = (const char *const *)captions};
+    cps_record_text texts[1 + RANK_FIELDS] = {
+        {.field = "caption", .count = count, .texts = (const char *const *)captions}};
+    const char *names[RANK_FIELDS];
+    for (int32_t i = 0; i < RANK_FIELDS && rank_of != NULL; i++) {
+        names[i] = rank_of(number, i);
+        texts[1 + i] = (cps_record_text){
+            .field = field_names[1 + i], .count = names[i] == NULL ? 0 : 1, .texts = &names[i]};
+    }
     const cps_record entry = {.sample_id = (uint64_t)number + 1000,
                               .image = png,
                               .image_bytes = png_bytes,
                               .label = label_of(number),
-                              .text_field_count = 1,
-                              .texts = &text};
+                              .text_field_count = rank_of == NULL ? 1 : 1 + RANK_FIELDS,
+                              .texts = texts};
     MUST(cps_shard_writer_append(writer, &entry));
     for (int64_t i = 0; i < count; i++) {
         free(captions[i]);
@@ -180,11 +199,11 @@ static void append_record(cps_comm *comm, cps_shard_writer *writer, int64_t numb
 /* Rank 0 writes records first .. first + count - 1 into "<folder>/<name>.h5". */
 static UNUSED void write_shard(cps_comm *comm, const char *name, int64_t first, int64_t count,
                                const char *const *classes, int64_t class_count) {
-    static const char *const fields[] = {"caption"};
     if (cps_comm_rank(comm) == 0) {
         char *path = cps_format("%s/%s.h5", folder, name);
         cps_shard_writer *writer = NULL;
-        MUST(cps_shard_writer_create(path, fields, 1, classes, class_count, "test", &writer));
+        MUST(cps_shard_writer_create(path, field_names, rank_of == NULL ? 1 : 1 + RANK_FIELDS,
+                                     classes, class_count, "test", &writer));
         for (int64_t i = 0; i < count; i++) {
             append_record(comm, writer, first + i);
         }

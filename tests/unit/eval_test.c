@@ -17,6 +17,7 @@
 #include "eval/predictions.h"
 #include "eval/retrieval.h"
 #include "eval/score.h"
+#include "eval/taxonomy.h"
 #include "h5/h5.h"
 #include "tensor/gemm.h"
 
@@ -273,12 +274,56 @@ static void keys_are_those_of_the_option_tables(void **state) {
     const cps_predictions predictions = {.rows = 1, .top = 1, .index = index};
     metrics = cps_json_new_object();
     assert_int_equal(cps_classification_metrics(&predictions, labels, 1, "test", metrics), CPS_OK);
+    const cps_rank_counts counts = {.samples = 1};
+    cps_rank_counts_report(&counts, "", metrics);
+    int64_t keys = 0;
     for (count = 0; cps_zero_shot_metrics[count] != NULL; count++) {
-        assert_true(cps_json_is_number(cps_json_get(metrics, cps_zero_shot_metrics[count])));
+        for (int32_t rank = 0; rank < CPS_TAXON_RANKS; rank++) {
+            char key[64];
+            snprintf(key, sizeof key, "%s", cps_zero_shot_metrics[count]);
+            char *place = strstr(key, "{rank}");
+            if (place != NULL) {
+                snprintf(place, 16, "%s", cps_taxon_rank_names[rank]);
+            }
+            if (strncmp(key, "aggregated_", 11) != 0) { /* of the whole evaluation */
+                assert_true(cps_json_is_number(cps_json_get(metrics, key)));
+                keys += place != NULL || rank == 0;
+            }
+        }
+    }
+    assert_int_equal(keys + 1, cps_json_count(metrics)); /* and samples */
+    for (count = 0; count < 6; count++) {
         assert_string_equal(cps_zero_shot_metrics[count], cps_knn_metrics[count]);
     }
-    assert_int_equal(count + 1, cps_json_count(metrics)); /* and samples */
     cps_json_destroy(metrics);
+}
+
+static void direction_of_metrics(void **state) {
+    (void)state;
+    static const char *const more[] = {"a.top1",
+                                       "a.per_class",
+                                       "a.rank_genus",
+                                       "rank_kingdom",
+                                       "a.aggregated_species",
+                                       "a.purity_family",
+                                       "a.shared_depth",
+                                       "a.shot5",
+                                       "a.shot5_rank_species",
+                                       "a.shot5_shared_depth",
+                                       "a.image_to_text_r5"};
+    static const char *const less[] = {"a.loss",
+                                       "loss_clip",
+                                       "a.tree_distance",
+                                       "a.shot1_std",
+                                       "a.shot1_tree_distance",
+                                       "a.text_to_image_mean_rank",
+                                       "a.image_to_text_median_rank"};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+        assert_false(cps_metric_less_is_better(more[i]));
+    }
+    for (size_t i = 0; i < sizeof less / sizeof *less; i++) {
+        assert_true(cps_metric_less_is_better(less[i]));
+    }
 }
 
 /* ---- predictions ---- */
@@ -364,6 +409,7 @@ int main(void) {
         cmocka_unit_test(join_class_lists),
         cmocka_unit_test(retrieval_numbers),
         cmocka_unit_test(keys_are_those_of_the_option_tables),
+        cmocka_unit_test(direction_of_metrics),
         cmocka_unit_test(predictions_read_back),
     };
     return cmocka_run_group_tests(tests, start_gemm, NULL);

@@ -160,6 +160,37 @@ static void summary_table(void **state) {
     cps_json_destroy(events);
 }
 
+/* The ranks of the taxonomy share a line, unless one of them chose the best checkpoint. */
+static void summary_by_rank(void **state) {
+    (void)state;
+    static const char text[] =
+        "[{\"event\":\"evaluation\",\"name\":\"taxa\",\"step\":10,\"top1\":0.5,\"text\":\"sci\","
+        "\"rank_kingdom\":1,\"rank_phylum\":0.9,\"rank_class\":0.8,\"rank_order\":0.7,"
+        "\"rank_family\":0.6,\"rank_genus\":0.5,\"rank_species\":0.5,\"shared_depth\":5}]";
+    cps_json *events = NULL;
+    assert_int_equal(cps_json_parse(text, sizeof text - 1, "test", &events), CPS_OK);
+    cps_summary_facts facts = {.run = "demo",
+                               .steps = 10,
+                               .seconds = NAN,
+                               .samples_per_second = NAN,
+                               .ranks = 1,
+                               .threads = 1};
+    char *page = cps_summary_text(events, &facts, is_rank);
+    assert_string_equal(page, "evaluation  metric              last        best    at step\n"
+                              "taxa        top1              0.5000      0.5000         10\n"
+                              "            rank_kingdom .. species  1.000  0.900  0.800  0.700"
+                              "  0.600  0.500  0.500\n"
+                              "            shared_depth      5.0000      5.0000         10\n"
+                              "demo: 10 steps  1 rank x 1 thread\n");
+    free(page);
+    facts.best_metric = "taxa.rank_genus";
+    page = cps_summary_text(events, &facts, is_rank);
+    assert_non_null(strstr(page, "rank_genus        0.5000      0.5000         10 *\n"));
+    assert_non_null(strstr(page, "rank_family "));
+    free(page);
+    cps_json_destroy(events);
+}
+
 static void summary_without_evaluations(void **state) {
     (void)state;
     cps_json *events = cps_json_new_array();
@@ -228,6 +259,7 @@ int main(void) {
         cmocka_unit_test(phases_nest_and_add_up),
         cmocka_unit_test(peak_memory_grows),
         cmocka_unit_test(summary_table),
+        cmocka_unit_test(summary_by_rank),
         cmocka_unit_test(summary_without_evaluations),
         cmocka_unit_test(provenance_keeps_earlier_sessions),
     };
