@@ -33,6 +33,7 @@ typedef struct engine {
     cps_comm *comm;
     cps_plugins *plugins;
     char folder[256]; /* of the data */
+    bool owns_folder;
     char build[1024]; /* of this flavour: plugins/, tests/plugins/ */
     int failures;
 } engine;
@@ -160,6 +161,18 @@ static void engine_find_build(const char *program) {
     free(resolved);
 }
 
+/* Of rank 0, which made it; also when the program ends early. */
+static void engine_remove_folder(void) {
+    if (the_engine.owns_folder) {
+        char *command = cps_format("rm -rf '%s'", the_engine.folder);
+        if (system(command) != 0) {
+            fprintf(stderr, "cannot remove %s\n", the_engine.folder);
+        }
+        free(command);
+        the_engine.owns_folder = false;
+    }
+}
+
 /* `comm` stays the caller's. */
 static ENGINE_UNUSED void engine_start_on(cps_comm *comm, const char *program) {
     char folder[320];
@@ -168,11 +181,15 @@ static ENGINE_UNUSED void engine_start_on(cps_comm *comm, const char *program) {
     ENGINE_MUST(cps_pool_start(2));
     cps_gemm_start();
     engine_find_build(program);
-    snprintf(the_engine.folder, sizeof the_engine.folder, "/tmp/copse-engine-XXXXXX");
+    const char *temporary = getenv("TMPDIR");
+    snprintf(the_engine.folder, sizeof the_engine.folder, "%.200s/copse-engine-XXXXXX",
+             temporary == NULL ? "/tmp" : temporary);
     if (cps_comm_rank(the_engine.comm) == 0) {
         if (mkdtemp(the_engine.folder) == NULL) {
             exit(74);
         }
+        the_engine.owns_folder = true;
+        atexit(engine_remove_folder);
         engine_data();
     }
     cps_comm_broadcast(the_engine.comm, "folder", the_engine.folder, sizeof the_engine.folder, 0);
@@ -209,13 +226,7 @@ static ENGINE_UNUSED void engine_run_tests(const engine_test *tests, size_t coun
 
 /* All but the ranks themselves. */
 static ENGINE_UNUSED void engine_end_data(void) {
-    if (cps_comm_rank(the_engine.comm) == 0) {
-        char command[320];
-        snprintf(command, sizeof command, "rm -rf '%s'", the_engine.folder);
-        if (system(command) != 0) {
-            fprintf(stderr, "cannot remove %s\n", the_engine.folder);
-        }
-    }
+    engine_remove_folder();
     cps_plugins_destroy(the_engine.plugins);
     cps_pool_stop();
 }

@@ -98,7 +98,7 @@ static _Noreturn void become_mpirun(const launch *run, int64_t ranks, const char
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     dup2(nothing, STDIN_FILENO);
     dup2(out, STDOUT_FILENO);
-    setenv("OMPI_MCA_orte_tmpdir_base", run->folder, 1);
+    setenv("TMPDIR", run->folder, 1); /* of mpirun and of the ranks */
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);
     if (geteuid() == 0) { /* Open MPI asks twice before it starts for root */
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
