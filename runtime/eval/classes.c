@@ -212,61 +212,71 @@ void cps_predictions_free(cps_predictions *predictions) {
     *predictions = (cps_predictions){0};
 }
 
-typedef struct hit_counts {
-    int64_t labelled, first, five; /* samples; right at the first place, in the first five */
-    int64_t *of_class;             /* [2 * classes]: samples, right ones */
-} hit_counts;
-
-static void count_hits(const cps_predictions *predictions, const int32_t *labels,
-                       hit_counts *counts) {
-    const int64_t five = cps_min_i64(TOP_FIVE, predictions->top);
+int64_t cps_predictions_hits(const cps_predictions *predictions, const int32_t *labels, int64_t k,
+                             int64_t *labelled_out) {
+    const int64_t places = cps_min_i64(k, predictions->top);
+    int64_t hits = 0, labelled = 0;
     for (int64_t i = 0; i < predictions->rows; i++) {
-        if (labels[i] < 0) {
-            continue;
-        }
         const int32_t *index = predictions->index + i * predictions->top;
-        bool in_five = false;
-        for (int64_t place = 0; place < five; place++) {
-            in_five = in_five || index[place] == labels[i];
+        int64_t place = 0;
+        while (place < places && index[place] != labels[i]) {
+            place++;
         }
-        const bool is_first = index[0] == labels[i];
-        counts->labelled++;
-        counts->first += is_first;
-        counts->five += in_five;
-        counts->of_class[2 * labels[i]]++;
-        counts->of_class[2 * labels[i] + 1] += is_first;
+        labelled += labels[i] >= 0;
+        hits += labels[i] >= 0 && place < places;
     }
+    *labelled_out = labelled;
+    return hits;
+}
+
+/* counts [2 * classes]: samples of each class, right ones. */
+static void count_by_class(const cps_predictions *predictions, const int32_t *labels,
+                           int64_t *counts) {
+    for (int64_t i = 0; i < predictions->rows; i++) {
+        if (labels[i] >= 0) {
+            counts[2 * labels[i]]++;
+            counts[2 * labels[i] + 1] += predictions->index[i * predictions->top] == labels[i];
+        }
+    }
+}
+
+/* Mean over the classes that have samples. */
+static double mean_share(const int64_t *counts, int64_t class_count) {
+    double shares = 0.0;
+    int64_t classes = 0;
+    for (int64_t c = 0; c < class_count; c++) {
+        if (counts[2 * c] > 0) {
+            shares += (double)counts[2 * c + 1] / (double)counts[2 * c];
+            classes++;
+        }
+    }
+    return shares / (double)classes;
 }
 
 cps_status cps_classification_metrics(const cps_predictions *predictions, const int32_t *labels,
                                       int64_t class_count, const char *where, cps_json *metrics) {
-    hit_counts counts = {.of_class = calloc((size_t)(2 * class_count + 1), sizeof(int64_t))};
-    if (counts.of_class == NULL) {
-        return fail_memory();
-    }
-    count_hits(predictions, labels, &counts);
-    double shares = 0.0;
-    int64_t classes = 0;
-    for (int64_t c = 0; c < class_count; c++) {
-        if (counts.of_class[2 * c] > 0) {
-            shares += (double)counts.of_class[2 * c + 1] / (double)counts.of_class[2 * c];
-            classes++;
-        }
-    }
-    free(counts.of_class);
-    if (counts.labelled == 0) {
+    int64_t labelled;
+    const int64_t first = cps_predictions_hits(predictions, labels, 1, &labelled);
+    const int64_t five = cps_predictions_hits(predictions, labels, TOP_FIVE, &labelled);
+    if (labelled == 0) {
         return cps_fail(CPS_ERR_DATA,
                         "%s: none of the %lld readable samples has a label, so nothing can be "
                         "counted: pack the set with labels",
                         where, (long long)predictions->rows);
     }
-    const double samples = (double)counts.labelled;
-    cps_json_add_number(metrics, "top1", (double)counts.first / samples);
-    cps_json_add_number(metrics, "top5", (double)counts.five / samples);
-    cps_json_add_number(metrics, "per_class", shares / (double)classes);
-    cps_json_add_number(metrics, "samples", samples);
-    if (counts.labelled < predictions->rows) {
-        cps_json_add_number(metrics, "unlabelled", (double)(predictions->rows - counts.labelled));
+    int64_t *counts = calloc((size_t)(2 * class_count + 1), sizeof *counts);
+    if (counts == NULL) {
+        return fail_memory();
     }
+    count_by_class(predictions, labels, counts);
+    const double samples = (double)labelled;
+    cps_json_add_number(metrics, "top1", (double)first / samples);
+    cps_json_add_number(metrics, "top5", (double)five / samples);
+    cps_json_add_number(metrics, "per_class", mean_share(counts, class_count));
+    cps_json_add_number(metrics, "samples", samples);
+    if (labelled < predictions->rows) {
+        cps_json_add_number(metrics, "unlabelled", (double)(predictions->rows - labelled));
+    }
+    free(counts);
     return CPS_OK;
 }

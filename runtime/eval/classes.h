@@ -38,6 +38,10 @@ cps_status cps_predictions_alloc(int64_t rows, int64_t top,
 void cps_predictions_trim(cps_predictions *predictions, int64_t top);
 void cps_predictions_free(cps_predictions *predictions); /* safe on a zeroed one */
 
+/* Samples whose label is among the first min(k, top) predictions; *labelled_out: samples that have
+ * a label (-1: none). */
+int64_t cps_predictions_hits(const cps_predictions *predictions, const int32_t *labels, int64_t k,
+                             int64_t *labelled_out);
 /* Adds top1, top5, per_class, samples and, where there are any, unlabelled to `metrics`. Top 5: the
  * first min(5, top) predictions. per_class: mean over classes that have samples of the share
  * predicted right. labels[rows], -1: none, does not count. DATA: no sample has a label; `where`

@@ -14,6 +14,8 @@ void bioclip_losses(cps_h5 *file);
 void bioclip_ranks(cps_h5 *file, const char *group);
 /* Losses of linear heads, learning rates. */
 void bioclip_heads(cps_h5 *file);
+/* Few-shot and zero-shot classification, predictions at each rank (with the JSON's table). */
+void bioclip_evaluation(cps_h5 *file, const cps_json *json);
 /* Names, captions, classes, text types. */
 void bioclip_text(const cps_json *json);
 /* What is reported of an image's probabilities. */

@@ -76,6 +76,7 @@ int main(int argc, char **argv) {
 
     bioclip_losses(file);
     bioclip_heads(file);
+    bioclip_evaluation(file, json);
     bioclip_text(json);
     bioclip_predict(json);
 
