@@ -223,6 +223,7 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
                                cps_pack_report *report) {
     const cps_plan_columns columns = {.file = options->file_column,
                                       .caption = options->caption_column,
+                                      .caption_optional = options->caption_optional,
                                       .label = options->label_column};
     CPS_TRY(check_options(options));
     for (int64_t i = 0; i < options->source_count; ++i) {

@@ -23,11 +23,12 @@ typedef struct cps_pack_options {
     int64_t source_count;
     const char *file_column;    /* NULL: "file" */
     const char *caption_column; /* NULL: "caption"; "": the tables have no captions */
-    const char *label_column;   /* NULL: "label" if there is one; "": none */
-    const char *classes_file;   /* NULL, or one class a line: their order; else sorted by bytes */
-    int32_t folders;            /* cps_plan_folders (plan.h): how class folders are named */
-    bool allow_missing;         /* leave out records whose file is not there */
-    int64_t shard_images;       /* records a shard; 0: 10000 */
+    bool caption_optional; /* a table without that column has none, unless one is named nearly so */
+    const char *label_column; /* NULL: "label" if there is one; "": none */
+    const char *classes_file; /* NULL, or one class a line: their order; else sorted by bytes */
+    int32_t folders;          /* cps_plan_folders (plan.h): how class folders are named */
+    bool allow_missing;       /* leave out records whose file is not there */
+    int64_t shard_images;     /* records a shard; 0: 10000 */
     int64_t shard_mb; /* a shard ends before it exceeds this many MB (10^6 bytes) of source files;
                          0: no limit */
     int64_t resize;   /* 0: bytes as they come; else larger pictures get this shorter side */

@@ -49,6 +49,7 @@ typedef struct cps_plan {
 
 typedef struct cps_plan_columns {
     const char *file, *caption, *label; /* as in cps_pack_options */
+    bool caption_optional;
 } cps_plan_columns;
 
 cps_status cps_plan_create(cps_plan *plan_out) CPS_MUST_CHECK;

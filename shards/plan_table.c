@@ -60,11 +60,11 @@ static cps_status fail_column(const reading *from, const char *what, const char 
                               const char *option, const char *otherwise) {
     char *list = cps_table_list_columns(from->table);
     const char *near = cps_table_nearest(from->table, name);
-    const cps_status status =
-        cps_fail(CPS_ERR_USAGE,
-                 "%s: there is no %s column '%s'%s%s%s; the columns are: %s; name it with %s%s",
-                 from->path, what, name, near != NULL ? " (did you mean '" : "",
-                 near != NULL ? near : "", near != NULL ? "'?)" : "", list, option, otherwise);
+    const cps_status status = cps_fail(
+        CPS_ERR_USAGE,
+        "%s: there is no %s column '%s'%s%s%s; the columns are: %s; rename it, or pack with %s%s",
+        from->path, what, name, near != NULL ? " (did you mean '" : "", near != NULL ? near : "",
+        near != NULL ? "'?)" : "", list, option, otherwise);
     free(list);
     return status;
 }
@@ -91,7 +91,8 @@ static cps_status find_columns(reading *from, const cps_plan_columns *columns) {
                            "--file-column NAME", "");
     }
     const bool misspelt = columns->caption != NULL || cps_table_nearest(from->table, caption);
-    if (from->caption < 0 && *caption != '\0' && (misspelt || !has_rank(from))) {
+    const bool optional = columns->caption_optional || has_rank(from);
+    if (from->caption < 0 && *caption != '\0' && (misspelt || !optional)) {
         return fail_column(from, "caption", caption, "--caption-column NAME",
                            ", or say --caption-column '' when there are no captions");
     }

@@ -289,6 +289,9 @@ static long long whole(const cps_json *object, const char *key) {
 char *cps_taxa_text(const cps_json *taxonomy) {
     const cps_json *known = cps_json_get(taxonomy, "known");
     const cps_json *homonyms = cps_json_get(taxonomy, "homonyms");
+    if (cps_json_number(cps_json_at(known, 0)) == cps_json_get_number(taxonomy, "records", 0)) {
+        return cps_format("\ntaxonomy: the fields of ranks are empty\n");
+    }
     char *text = cps_format("\ntaxonomy: %lld records; known ranks:", whole(taxonomy, "records"));
     for (int32_t k = CPS_TAXON_RANKS; k >= 0; --k) {
         const double records = cps_json_number(cps_json_at(known, k));

@@ -68,6 +68,7 @@ static cps_status pack(cps_run *run, const cps_shards_options *set, const char *
         .sources = (const char *const *)&source,
         .source_count = 1,
         .caption_column = strcmp(set->caption, "caption") == 0 ? NULL : "",
+        .caption_optional = true, /* a stream that reads captions says when there are none */
         .classes_file = set->classes,
         .overwrite = true,
         .progress = show_progress,

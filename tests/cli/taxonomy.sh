@@ -30,6 +30,27 @@ printf 'file,Class\n000000.jpg,rust\n000001.jpg,healthy\n' >photos/label.csv
 expect "a label that is called class" 0 'only the class is known.*--label-column' copse pack label photos/label.csv
 expect "and then as the label" 0 '2 classes; 2 text fields' copse pack label2 photos/label.csv --label-column Class --caption-column ''
 
+# ---- in a job ----
+job() { # job SOURCE OBJECTIVE
+    cat >job.lua <<END
+local copse = require "copse"
+return copse.job {
+  name = "birds", seed = 1,
+  model = copse.model { preset = "ViT-Micro-8" },
+  tokenizer = copse.tokenizer { merges = "set/tokenizer.txt" },
+  data = { paired = copse.shards { source = "$1" } },
+  stages = { copse.stage { objective = copse.objective.$2 {}, steps = 1, global_batch = 2, grain = 2, optimizer = copse.adamw { lr = 1e-3 } } },
+}
+END
+}
+job photos/birds.csv bioclip
+expect "a job packs the same table" 0 'packed 6 records.*the job is fine' copse check job.lua
+printf 'filename\n000000.jpg\n000001.jpg\n' >photos/pictures.csv
+job photos/pictures.csv clip
+expect_one "a table of pictures alone, where captions are read" 65 'none of 2 records.* has a text in field .caption' copse check job.lua
+job photos/lost.csv bioclip
+expect_one "no such table" 69 'lost.csv' copse check job.lua
+
 # ---- columns ----
 printf 'file,class,cls\n000000.jpg,rust,Aves\n' >photos/two.csv
 expect_one "two columns for one rank" 64 "'class' and 'cls' both stand for 'class'.*--label-column" copse pack x photos/two.csv
