@@ -724,6 +724,42 @@ static void test_mask_is_of_the_caption(void) {
     engine_close(&t);
 }
 
+/* 3 queries beside 4 pairs a grain, from 23 images: each is seen once before any is seen again, and
+ * the second time round in another order. */
+static void test_queries_run_on(void) {
+    static const engine_job job = {.objectives = "[" SCLIP(LEAVES) "]",
+                                   .optimizer = SGD,
+                                   .stage = ", \"rows\":{\"extra\":3}",
+                                   .steps = 4};
+    uint64_t ids[48];
+    int64_t count = 0;
+    trial t;
+    ENGINE_MUST(engine_open(&job, &t));
+    ENGINE_MUST(engine_begin(&t));
+    for (int64_t at = 0; at < 4 * t.plan->grains; at++) {
+        const cps_batch *batch = NULL;
+        const int64_t step = at / t.plan->grains;
+        ENGINE_MUST(cps_loader_grain(t.loop->loader, step, at % t.plan->grains, &batch));
+        ENGINE_CHECK(batch->streams[0].rows == 4 && batch->streams[1].rows == 3);
+        for (int64_t row = 0; row < 3; row++) {
+            ids[count++] = batch->streams[1].sample_ids[row];
+        }
+        if (at % t.plan->grains == t.plan->grains - 1) {
+            cps_loader_release_step(t.loop->loader, step);
+        }
+    }
+    int64_t same = 0;
+    for (int64_t i = 0; i < 46; i++) {
+        for (int64_t j = i / 23 * 23; j < i; j++) {
+            ENGINE_CHECK(ids[i] != ids[j]);
+        }
+        ENGINE_CHECK(ids[i] >= 1100 && ids[i] < 1123);
+        same += i >= 23 && ids[i] == ids[i - 23];
+    }
+    ENGINE_CHECK(count == 48 && same < 8);
+    engine_close(&t);
+}
+
 int main(int argc, char **argv) {
     static const engine_test tests[] = {
         {"plans", test_plans},
@@ -740,6 +776,7 @@ int main(int argc, char **argv) {
         {"composition", test_composition},
         {"grains", test_grains},
         {"matching", test_matching},
+        {"queries run on", test_queries_run_on},
         {"the mask is of the caption", test_mask_is_of_the_caption}};
     engine_start(&argc, &argv);
     engine_run_tests(tests, sizeof tests / sizeof tests[0]);
