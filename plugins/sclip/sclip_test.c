@@ -673,6 +673,7 @@ static void test_matching(void) {
                  {"Parking near an airport .", {0, 0, 1, 0, 0, 0}},
                  {"an airport. two  words", {0, 0, 0, 0, 0, 0}},
                  {"airports airport", {0, 0, 1, 0, 0, 0}},
+                 {"carparking lot, an xairport", {0, 0, 0, 0, 0, 0}},
                  {"parking", {1, 0, 0, 0, 0, 0}},
                  {" parking lot ", {1, 1, 0, 0, 0, 0}},
                  {"parking\tlot", {0, 0, 0, 0, 0, 0}},

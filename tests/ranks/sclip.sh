@@ -13,7 +13,7 @@ printf 'smooth\nveined\nviolet\negg-leaf\ngreen egg-leaf\nsilver\nphoto\n' >keyw
 # 51 pairs, the 153 left over as queries, 24 of them a step.
 cat >sclip.lua <<'END_OF_JOB'
 local copse = require "copse"
-local arg = copse.arg { plan = "ot-image", steps = 4, budget = -1, count = 0, keep_every = 1000, objective = "sclip" }
+local arg = copse.arg { plan = "ot-image", steps = 4, budget = -1, count = 0, keep_every = 1000, objective = "sclip", published = 1, rest = true }
 return copse.job {
   name = "sclip", seed = 5, watchdog_seconds = 60,
   model = copse.model {
@@ -32,6 +32,7 @@ return copse.job {
       objective = arg.objective == "clip" and copse.objective.clip { stream = "labelled" }
         or copse.objective.sclip {
           stream = "labelled", unlabelled = "others", keywords = "keywords.txt", plan = arg.plan, strict_target = true,
+          published_ranks = arg.published, query_negatives = arg.rest, caption_term = arg.rest, keyword_term = arg.rest,
         },
       steps = arg.steps, global_batch = 16, grain = 2, rows = { others = 3 }, activation_budget_mb = arg.budget,
       crop = { 0.5, 1 }, flip = 0.5, grad_clip_norm = 0.5,
@@ -87,6 +88,18 @@ if cmp -s runs/two/checkpoints/step-00000002.h5 runs/ot-text/checkpoints/step-00
 else
     pass "another plan is another training"
 fi
+
+train four 1 1 --set published=4 --set steps=2
+train again 3 1 --set published=4 --set steps=2
+compare "gradients of 4 published ranks, on 3" again four
+if cmp -s runs/two/checkpoints/step-00000002.h5 runs/four/checkpoints/step-00000002.h5; then
+    fail "which are others" "published_ranks = 4 ends with the bits of 1"
+else
+    pass "which are others"
+fi
+train pairs 1 1 --set rest=false --set published=2 --set steps=2
+train again 4 1 --set rest=false --set published=2 --set steps=2
+compare "pairs alone, 4 ranks" again pairs
 
 # Queries of another set, 40 of them, 24 a step: it begins anew, with another shuffle.
 train few 1 1 --set count=40
