@@ -4,6 +4,7 @@
 #include "shards/pack.h"
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/pool.h"
 #include "comm/agree.h"
 #include "image/image.h"
@@ -295,6 +296,53 @@ static void orders_classes_by_file(void) {
     free(good);
 }
 
+/* A shard as former packers made them: encoded anew, without a word of the sources. Records 01 and
+ * 02 of the table under their own names, 03 under another. */
+static void write_former_shard(const char *path) {
+    static const char *const files[][2] = {{"images/01.jpg", "images/01.jpg"},
+                                           {"images/02.jpg", "images/02.jpg"},
+                                           {"images/03.jpg", "renamed.jpg"}};
+    cps_shard_writer *writer = NULL;
+    CHECK(cps_shard_writer_create(path, NULL, 0, NULL, 0, "copse pack: resized to 20, quality 90",
+                                  &writer) == CPS_OK);
+    for (int i = 0; i < 3; ++i) {
+        char *name = cps_format("table/%s", files[i][0]);
+        char *source = in_folder(name);
+        char *bytes = NULL;
+        size_t length = 0;
+        CHECK(cps_file_read(source, 1 << 20, &bytes, &length) == CPS_OK);
+        cps_hash *hash = cps_hash_create();
+        cps_hash_add(hash, files[i][1], strlen(files[i][1]) + 1);
+        cps_hash_add(hash, bytes, length);
+        const cps_record record = {.sample_id = cps_hash_value(hash),
+                                   .image = (const uint8_t *)"small",
+                                   .image_bytes = 5,
+                                   .bad_reason = "not looked at",
+                                   .label = -1};
+        CHECK(cps_shard_writer_append(writer, &record) == CPS_OK);
+        cps_hash_destroy(hash);
+        free(bytes);
+        free(source);
+        free(name);
+    }
+    CHECK(cps_shard_writer_finish(writer) == CPS_OK);
+}
+
+static void excludes_by_identity_what_is_all_that_is_known(void) {
+    cps_pack_report report;
+    char *path = in_folder("former.h5");
+    if (cps_comm_rank(comm) == 0) {
+        write_former_shard(path);
+    }
+    cps_comm_barrier(comm, "former");
+    const char *exclude[] = {path};
+    CHECK(pack("x", "table/all.csv", (cps_pack_options){.exclude = exclude, .exclude_count = 1},
+               &report) == CPS_OK);
+    CHECK(report.records == 21 && report.excluded == 2 && report.excluded_unknown == 3);
+    cps_pack_report_free(&report);
+    free(path);
+}
+
 static void errors_are_clear(void) {
     if (cps_comm_rank(comm) == 0) {
         write_text("table/none.csv", "");
@@ -408,6 +456,7 @@ static void run_all(void) {
     splits_by_seed();
     reduces_when_asked();
     orders_classes_by_file();
+    excludes_by_identity_what_is_all_that_is_known();
     errors_are_clear();
     inspects_what_it_packed();
     packs_what_it_wrote_out();
