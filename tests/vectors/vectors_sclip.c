@@ -272,7 +272,7 @@ static void expect_tensor(cps_h5 *file, const char *group, const char *name,
 
 /* Whether the largest entry of a row is there twice, to rounding. */
 static bool is_tie(const double *row, int64_t count) {
-    double first = -INFINITY, second = -INFINITY;
+    double first = -(double)INFINITY, second = -(double)INFINITY;
     for (int64_t i = 0; i < count; i++) {
         const double lower = row[i] < first ? row[i] : first;
         first = row[i] > first ? row[i] : first;
