@@ -23,6 +23,16 @@ vectors_matrix vectors_matrix_new(int64_t rows, int64_t width) {
     return (vectors_matrix){rows, width, vectors_doubles(rows * width)};
 }
 
+bool vectors_has(cps_h5 *file, const char *group, const char *const *names) {
+    bool all = true;
+    for (; *names != NULL && all; names++) {
+        char *path = cps_format("%s/%s", group, *names);
+        all = cps_h5_has(file, path);
+        free(path);
+    }
+    return all;
+}
+
 vectors_matrix vectors_matrix_read(cps_h5 *file, const char *group, const char *name) {
     char *path = cps_format("%s/%s", group, name);
     cps_h5_info info;

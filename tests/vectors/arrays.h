@@ -14,6 +14,9 @@ typedef struct vectors_matrix {
 /* Zeroed; out of memory ends the process, as all here. */
 double *vectors_doubles(int64_t count);
 vectors_matrix vectors_matrix_new(int64_t rows, int64_t width);
+/* Whether all inputs of a group are there (names end with NULL): what the file lacks is not tested.
+ */
+bool vectors_has(cps_h5 *file, const char *group, const char *const *names);
 /* Inputs: the process ends with VECTORS_UNUSABLE where they cannot be read. */
 vectors_matrix vectors_matrix_read(cps_h5 *file, const char *group, const char *name);
 double vectors_number(cps_h5 *file, const char *group, const char *name);

@@ -95,13 +95,16 @@ static void check_head(cps_h5 *file, const char *labels_name, const char *suffix
 }
 
 static void check_heads(cps_h5 *file) {
-    if (cps_h5_has(file, "ce/loss") || cps_h5_has(file, "ce/grad_logits")) {
+    static const char *const plain[] = {"logits", "labels", NULL},
+                             *const masked[] = {"logits", "labels_masked", NULL},
+                             *const smoothed[] = {"logits", "labels", "label_smoothing", NULL};
+    if (vectors_has(file, "ce", plain)) {
         check_head(file, "labels", "", "{}");
     }
-    if (cps_h5_has(file, "ce/labels_masked")) {
+    if (vectors_has(file, "ce", masked)) {
         check_head(file, "labels_masked", "_masked", "{}");
     }
-    if (cps_h5_has(file, "ce/label_smoothing")) {
+    if (vectors_has(file, "ce", smoothed)) {
         char *options = cps_format("{\"label_smoothing\":%.17g}",
                                    vectors_number(file, "ce", "label_smoothing"));
         check_head(file, "labels", "_smoothed", options);
@@ -227,6 +230,19 @@ static void check_variant(cps_h5 *file, hierarchy *h, const char *variant, const
     }
 }
 
+static bool has_hierarchy(cps_h5 *file) {
+    static const char *const inputs[] = {"features", "labels", "missing", "num_classes", NULL};
+    bool all = vectors_has(file, "hier_ce", inputs);
+    for (int k = 0; k < RANKS; k++) {
+        char *weight = cps_format("weight_%d", k), *bias = cps_format("bias_%d", k);
+        const char *const own[] = {weight, bias, NULL};
+        all = all && vectors_has(file, "hier_ce", own);
+        free(weight);
+        free(bias);
+    }
+    return all;
+}
+
 static void check_hierarchies(cps_h5 *file) {
     static const char group[] = "hier_ce";
     hierarchy h = read_hierarchy(file, group);
@@ -277,14 +293,13 @@ static void check_rates(cps_h5 *file) {
 /* ---- entry ---- */
 
 void bioclip_heads(cps_h5 *file) {
+    static const char *const rates[] = {"base_lr", "warmup", "total_steps", "steps", NULL};
     cps_gemm_start();
-    if (cps_h5_has(file, "ce")) {
-        check_heads(file);
-    }
-    if (cps_h5_has(file, "hier_ce")) {
+    check_heads(file);
+    if (has_hierarchy(file)) {
         check_hierarchies(file);
     }
-    if (cps_h5_has(file, "lr")) {
+    if (vectors_has(file, "lr", rates)) {
         check_rates(file);
     }
 }

@@ -152,7 +152,9 @@ static bool is_even(const pairs *p) {
     return p->image.raw.rows == p->text.raw.rows && p->image.raw.width == p->text.raw.width;
 }
 
-/* inputs: x_image, x_text, w_image, w_text, log_scale. */
+static const char *const projected[] = {"x_image", "x_text",    "w_image",
+                                        "w_text",  "log_scale", NULL};
+
 static pairs read_projected(cps_h5 *file, const char *inputs) {
     pairs p = {.log_scale = vectors_number(file, inputs, "log_scale")};
     p.image.x = vectors_matrix_read(file, inputs, "x_image");
@@ -233,6 +235,10 @@ static void logits_of(const vectors_matrix *a, const vectors_matrix *b, double l
 }
 
 static void check_alone(cps_h5 *file, const char *group) {
+    static const char *const inputs[] = {"raw_image", "raw_text", "log_scale", NULL};
+    if (!vectors_has(file, group, inputs)) {
+        return;
+    }
     pairs p = {.log_scale = vectors_number(file, group, "log_scale")};
     p.image.raw = vectors_matrix_read(file, group, "raw_image");
     p.text.raw = vectors_matrix_read(file, group, "raw_text");
@@ -340,6 +346,11 @@ static void check_mode(cps_h5 *file, const char *group, pairs *p, pairs *exact, 
 
 static void check_pairs_of_ranks(cps_h5 *file, const char *group, int64_t ranks) {
     char *inputs = cps_format("%s/inputs", group), *alone = cps_format("%s/reference_w1", group);
+    if (!vectors_has(file, inputs, projected)) {
+        free(inputs);
+        free(alone);
+        return;
+    }
     pairs p = read_projected(file, inputs), exact = read_projected(file, inputs);
     vectors_need_same(group, p.image.raw.rows % ranks == 0);
     if (run_pairs(&exact, "{}") != CPS_OK) {
@@ -361,6 +372,10 @@ static void check_pairs_of_ranks(cps_h5 *file, const char *group, int64_t ranks)
 /* ---- accum ---- */
 
 static void check_accumulation(cps_h5 *file, const char *group) {
+    static const char *const own[] = {"chunks", NULL};
+    if (!vectors_has(file, group, own) || !vectors_has(file, group, projected)) {
+        return;
+    }
     const double chunks = vectors_number(file, group, "chunks");
     pairs p = read_projected(file, group), exact = read_projected(file, group);
     vectors_need_same(group, chunks >= 1.0 && chunks <= (double)p.image.raw.rows);
@@ -473,6 +488,11 @@ static cps_status run_replay(replay *r, const char *options) {
 }
 
 static void check_replay_of_ranks(cps_h5 *file, const char *group, int64_t ranks) {
+    static const char *const inputs[] = {"image_features", "continual_features", "text_features",
+                                         "continual_len",  "log_scale",          NULL};
+    if (!vectors_has(file, group, inputs)) {
+        return;
+    }
     replay r = read_replay(file, group, ranks), exact = read_replay(file, group, ranks);
     char *options =
         cps_format("{\"replay\":\"replay\",\"published_ranks\":%lld}", (long long)ranks);
@@ -541,7 +561,5 @@ void bioclip_losses(cps_h5 *file) {
         }
     }
     cps_strings_destroy(groups, count);
-    if (cps_h5_has(file, "accum")) {
-        check_accumulation(file, "accum");
-    }
+    check_accumulation(file, "accum");
 }

@@ -199,11 +199,13 @@ static void check_zero_shot(cps_h5 *file) {
 }
 
 void sclip_check_evaluation(cps_h5 *file) {
+    static const char *const retrieval[] = {"image", "text", NULL};
+    static const char *const zero_shot[] = {"image", "label", "prompt_embedding", NULL};
     cps_gemm_start();
-    if (cps_h5_has(file, "eval/retrieval")) {
+    if (vectors_has(file, "eval/retrieval", retrieval)) {
         check_retrieval(file);
     }
-    if (cps_h5_has(file, "eval/zeroshot")) {
+    if (vectors_has(file, "eval/zeroshot", zero_shot)) {
         check_zero_shot(file);
     }
 }
@@ -268,6 +270,10 @@ static void expect_records(cps_h5 *file, const char *group, const char *name, co
 
 static void check_split(cps_h5 *file, const char *group) {
     enum { MOST_RECORDS = 1 << 20 };
+    static const char *const inputs[] = {"n", "ratio", "seed", NULL};
+    if (!vectors_has(file, group, inputs)) {
+        return;
+    }
     split s = {.n = (int64_t)vectors_number(file, group, "n")};
     const double ratio = vectors_number(file, group, "ratio");
     const double seed = vectors_number(file, group, "seed");
@@ -297,6 +303,10 @@ void sclip_check_splits(cps_h5 *file) {
 
 static void check_schedule(cps_h5 *file, const char *group) {
     enum { MOST_STEPS = 1 << 24 };
+    static const char *const inputs[] = {"base", "warmup", "steps", NULL};
+    if (!vectors_has(file, group, inputs)) {
+        return;
+    }
     const double base = vectors_number(file, group, "base");
     const double warmup = vectors_number(file, group, "warmup");
     const double steps = vectors_number(file, group, "steps");

@@ -238,7 +238,7 @@ static bool walk(cps_h5 *file, const char *group, int depth, bool tell) {
             if (tell && inside) {
                 walk(file, name, depth + 1, true);
             } else if (tell) {
-                vectors_skip(name, "this runner knows no such group");
+                vectors_skip(name, "this runner knows no such group, or its inputs are missing");
             }
         } else if (is_known(name)) {
             any = true;
