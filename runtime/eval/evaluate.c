@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "comm/agree.h"
+#include "eval/seen.h"
 
 /* ---- streams ---- */
 
@@ -102,9 +103,30 @@ cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cp
     return CPS_OK;
 }
 
+cps_status cps_evaluations_find_unseen(const cps_evaluation_options *const *options,
+                                       cps_evaluation_streams *const *evaluations, int64_t count,
+                                       const cps_stream *const *training, int64_t training_count) {
+    cps_seen *seen = NULL;
+    cps_status status = CPS_OK;
+    for (int64_t i = 0; i < count && status == CPS_OK; i++) {
+        if (options[i]->kind != CPS_EVAL_ZERO_SHOT) {
+            continue;
+        }
+        if (seen == NULL) { /* a pass over all training records: only where it is wanted */
+            status = cps_seen_create(training, training_count, &seen);
+        }
+        if (status == CPS_OK) {
+            status = cps_seen_mark(seen, evaluations[i]->data, &evaluations[i]->unseen);
+        }
+    }
+    cps_seen_destroy(seen);
+    return status;
+}
+
 void cps_evaluation_streams_close(cps_evaluation_streams *streams) {
     cps_stream_destroy(streams->data);
     cps_stream_destroy(streams->bank);
+    free(streams->unseen);
     *streams = (cps_evaluation_streams){0};
 }
 

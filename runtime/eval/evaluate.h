@@ -13,6 +13,8 @@
 typedef struct cps_evaluation_streams {
     cps_stream *data;
     cps_stream *bank; /* k-NN's neighbours, else NULL */
+    uint8_t *unseen;  /* zero-shot: 1 for each class that training does not show (seen.h); NULL: not
+                         known */
 } cps_evaluation_streams;
 
 /* Local. Opens the streams that `options` names and checks that they have the labels, and enough
@@ -29,6 +31,12 @@ typedef struct cps_evaluation_resolver {
 cps_status cps_evaluation_streams_open(const cps_evaluation_options *options, cps_shard_pool *pool,
                                        const cps_evaluation_resolver *resolver,
                                        cps_evaluation_streams *streams_out) CPS_MUST_CHECK;
+/* Local. Finds the unseen classes of all zero-shot evaluations among `count`, against the training
+ * streams. UNAVAILABLE: memory. */
+cps_status cps_evaluations_find_unseen(const cps_evaluation_options *const *options,
+                                       cps_evaluation_streams *const *evaluations, int64_t count,
+                                       const cps_stream *const *training,
+                                       int64_t training_count) CPS_MUST_CHECK;
 void cps_evaluation_streams_close(cps_evaluation_streams *streams); /* safe on a zeroed one */
 
 typedef struct cps_evaluation_request {

@@ -114,6 +114,14 @@ static void add_settings(cps_evaluation *run, const class_facts *facts) {
     if (facts->texts.equal > 0) {
         cps_json_add_number(run->metrics, "equal_texts", (double)facts->texts.equal);
     }
+    const uint8_t *unseen = run->request->streams->unseen;
+    int64_t unseen_classes = 0;
+    for (int64_t c = 0; c < run->classes.count && unseen != NULL; c++) {
+        unseen_classes += unseen[c];
+    }
+    if (unseen != NULL) {
+        cps_json_add_number(run->metrics, "unseen_classes", (double)unseen_classes);
+    }
 }
 
 static double scale_of(const cps_evaluation *run) {
@@ -169,7 +177,8 @@ static cps_status classify(cps_evaluation *run, const class_facts *facts,
         .averaging = cps_averaging_name((cps_averaging)options->averaging),
         .scale = scale_of(run),
         .templates = &options->templates,
-        .class_texts = (const char *const *)facts->texts.texts};
+        .class_texts = (const char *const *)facts->texts.texts,
+        .unseen = run->request->streams->unseen};
     return cps_evaluation_write(run, content);
 }
 

@@ -64,6 +64,10 @@ static cps_status write_class_texts(cps_h5 *file, const cps_predictions_content 
     CPS_TRY(cps_h5_write_number(file, "/", "scale", content->scale));
     CPS_TRY(
         cps_h5_write_strings(file, "class_text", content->class_texts, content->classes->count));
+    if (content->unseen != NULL) {
+        CPS_TRY(cps_h5_write(file, "class_unseen", CPS_H5_U8, 1, &content->classes->count,
+                             content->unseen));
+    }
     return content->templates->count == 0
                ? CPS_OK
                : cps_h5_write_strings(file, "template", content->templates->lines,

@@ -21,6 +21,7 @@ typedef struct cps_predictions_content {
     const char *text, *averaging;        /* zero-shot: how class vectors were made */
     double scale;                        /* of softmax over scores */
     const cps_lines *templates;
+    const uint8_t *unseen;            /* [classes] 1: training does not show it */
     const char *const *class_texts;   /* [classes] */
     const cps_retrieval_ranks *ranks; /* images: rows */
     const int64_t *owners;            /* [texts] row of each text's image */

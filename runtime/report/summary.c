@@ -46,10 +46,10 @@ static void put(text_page *page, const char *format, ...) {
 
 /* Members of an evaluation event that are about it and no result. */
 static bool is_metric(const cps_json *member) {
-    static const char *const others[] = {"event",    "name",           "step",        "epoch",
-                                         "stage",    "samples",        "seconds",     "bad_images",
-                                         "batches",  "unlabelled",     "non_finite",  "batch",
-                                         "unranked", "text_stand_ins", "equal_texts", NULL};
+    static const char *const others[] = {
+        "event",    "name",           "step",        "epoch",          "stage",      "samples",
+        "seconds",  "bad_images",     "batches",     "unlabelled",     "non_finite", "batch",
+        "unranked", "text_stand_ins", "equal_texts", "unseen_classes", NULL};
     const char *key = cps_json_key(member);
     for (int i = 0; others[i] != NULL; i++) {
         if (strcmp(key, others[i]) == 0) {

@@ -13,6 +13,7 @@
 #include "report/provenance.h"
 #include "report/summary.h"
 #include "report/timing.h"
+#include "shards/taxon.h"
 #include "tensor/gemm.h"
 #include "train/frozen.h"
 #include "train/loop_private.h"
@@ -183,6 +184,12 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     return write_step(loop, result, (double)samples / result->seconds);
 }
 
+/* One of the metrics at each rank of the taxonomy, "rank_genus": the table at the end has them. */
+static bool is_by_rank(const char *key) {
+    const char *last = strrchr(key, '_');
+    return last != NULL && cps_taxon_rank(last + 1) >= 0 && strcmp(key, "per_class") != 0;
+}
+
 /* What a person reads of an evaluation: its first metrics, and how many more the event holds. */
 static void log_evaluation(int64_t step, const char *name, const cps_json *metrics) {
     char line[1024];
@@ -190,12 +197,15 @@ static void log_evaluation(int64_t step, const char *name, const cps_json *metri
     int64_t more = 0;
     for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
          metric = cps_json_next(metric)) {
-        const bool fits = used > 0 && (size_t)used < LOGGED_BYTES;
-        if (cps_json_is_number(metric) && fits) {
-            used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g",
-                             cps_json_key(metric), cps_json_number(metric));
+        if (!cps_json_is_number(metric)) {
+            continue;
         }
-        more += cps_json_is_number(metric) && !fits;
+        if (used < 0 || (size_t)used >= LOGGED_BYTES || is_by_rank(cps_json_key(metric))) {
+            more++;
+            continue;
+        }
+        used += snprintf(line + used, sizeof line - (size_t)used, "  %s %.4g", cps_json_key(metric),
+                         cps_json_number(metric));
     }
     if (more > 0) {
         cps_log(CPS_LOG_INFO, "%s  and %lld more", line, (long long)more);

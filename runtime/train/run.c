@@ -355,6 +355,28 @@ static cps_status pack_evaluation(cps_run *run, const cps_evaluation_options *op
     return CPS_OK;
 }
 
+/* Which classes the job's data does not show. */
+static cps_status find_unseen(cps_run *run, const cps_evaluation_options *options) {
+    const int64_t count = run->evaluation_count;
+    const cps_stream **training =
+        cps_arena_alloc(run->arena, (size_t)run->stream_count * sizeof *training + 1);
+    const cps_evaluation_options **kinds =
+        cps_arena_alloc(run->arena, (size_t)count * sizeof *kinds + 1);
+    cps_evaluation_streams **streams =
+        cps_arena_alloc(run->arena, (size_t)count * sizeof *streams + 1);
+    if (training == NULL || kinds == NULL || streams == NULL) {
+        return CPS_ERR_UNAVAILABLE;
+    }
+    for (int32_t i = 0; i < run->stream_count; i++) {
+        training[i] = run->streams[i].stream;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        kinds[i] = &options[i];
+        streams[i] = &run->evaluations[i].streams;
+    }
+    return cps_evaluations_find_unseen(kinds, streams, count, training, run->stream_count);
+}
+
 static cps_status open_evaluations(cps_run *run) {
     cps_evaluation_options *options = NULL;
     CPS_TRY(cps_agree(run->comm, "opening evaluations", parse_evaluations(run, &options)));
@@ -370,7 +392,7 @@ static cps_status open_evaluations(cps_run *run) {
         CPS_TRY(cps_agree(run->comm, "opening evaluations",
                           declare_validation(run, &run->evaluations[i])));
     }
-    return CPS_OK;
+    return cps_agree(run->comm, "opening evaluations", find_unseen(run, options));
 }
 
 /* ---- open and close

@@ -70,6 +70,7 @@ static void test_few_shot(cps_comm *comm, int64_t count, bool exact) {
 }
 
 static void test_few_shot_refusals(cps_comm *comm) {
+    write_shard(comm, "four", 0, 4, class_names, CLASSES);
     write_shard(comm, "five", 0, 5, class_names, CLASSES);
     write_shard(comm, "unlabelled", 10, 1, class_names, CLASSES); /* its one label is none */
     char *five[1] = {cps_format("%s/five.h5", folder)};
@@ -387,6 +388,51 @@ static void test_text_types(cps_comm *comm) {
     CHECK(cps_class_text_types[1 + count] == NULL);
 }
 
+/* ---- unseen classes ---- */
+
+/* The unseen classes of `data` when training is `training`; NULL: not known. */
+static uint8_t *find_unseen(cps_comm *comm, const char *training, const char *data,
+                            cps_evaluation_streams *streams) {
+    char *paths[] = {cps_format("%s/%s.h5", folder, training),
+                     cps_format("%s/%s.h5", folder, data)};
+    cps_shard_pool *pool = NULL;
+    cps_stream *stream = NULL;
+    MUST(cps_shard_pool_create(&pool));
+    const cps_set_spec set = {.patterns = (const char *const *)paths, .pattern_count = 1};
+    const cps_stream_spec spec = {.name = "paired", .sets = &set, .set_count = 1};
+    MUST(cps_stream_create(&spec, 0, pool, &stream));
+    const cps_evaluation_options options = {.kind = CPS_EVAL_ZERO_SHOT,
+                                            .name = "unseen",
+                                            .data = shards((const char *const *)paths + 1)};
+    const cps_evaluation_options *list[] = {&options};
+    cps_evaluation_streams *streams_list[] = {streams};
+    MUST(cps_evaluation_streams_open(&options, pool, NULL, streams));
+    const cps_stream *const trained[] = {stream};
+    MUST(cps_evaluations_find_unseen(list, streams_list, 1, trained, 1));
+    uint8_t *unseen = streams->unseen;
+    streams->unseen = NULL;
+    cps_evaluation_streams_close(streams);
+    cps_stream_destroy(stream);
+    cps_shard_pool_destroy(pool);
+    free(paths[0]);
+    free(paths[1]);
+    return unseen;
+}
+
+static void test_unseen(cps_comm *comm) {
+    /* Records 0 .. 3 show classes 0, 5, 3 and 1 and their organisms; 5 and 6 are one. */
+    static const uint8_t by_organism[CLASSES] = {0, 0, 1, 0, 1, 0, 0};
+    static const uint8_t by_name[CLASSES] = {0, 0, 1, 0, 1, 0, 1};
+    cps_evaluation_streams streams = {0};
+    uint8_t *unseen = find_unseen(comm, "taxa-few", "taxa65", &streams);
+    CHECK(unseen != NULL && memcmp(unseen, by_organism, sizeof by_organism) == 0);
+    free(unseen);
+    unseen = find_unseen(comm, "four", "taxa65", &streams);
+    CHECK(unseen != NULL && memcmp(unseen, by_name, sizeof by_name) == 0);
+    free(unseen);
+    CHECK(find_unseen(comm, "unlabelled", "taxa65", &streams) == NULL);
+}
+
 static void test_taxonomy_refusals(cps_comm *comm) {
     char *plain[1] = {cps_format("%s/d65.h5", folder)};
     char *few[1] = {cps_format("%s/taxa-few.h5", folder)};
@@ -428,5 +474,6 @@ static void run_tests(cps_comm *comm) {
     test_ranks(comm, 310);
     test_texts(comm);
     test_text_types(comm);
+    test_unseen(comm);
     test_taxonomy_refusals(comm);
 }
