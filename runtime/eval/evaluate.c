@@ -159,7 +159,7 @@ cps_status cps_evaluation_need_texts(const cps_evaluation *run) {
                : cps_fail(CPS_ERR_USAGE,
                           "%s: %s compares images with texts, but what is evaluated has no text "
                           "side: evaluate the objective's embed (leave features out), or use "
-                          "copse.knn",
+                          "copse.knn or copse.few_shot",
                           run->where, cps_eval_kind_name(run->options->kind));
 }
 

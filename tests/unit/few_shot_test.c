@@ -244,7 +244,7 @@ static void against_plain_loops(void **state) {
             if (predicted < 0) {
                 continue;
             }
-            double row[WIDTH], least = INFINITY, chosen = 0.0;
+            double row[WIDTH], least = (double)INFINITY, chosen = 0.0;
             plain_row(&features, mean, r, row);
             for (int64_t c = 0; c < CLASSES; c++) {
                 double squared = 0.0;

@@ -171,8 +171,8 @@ static void summary_by_rank(void **state) {
     assert_int_equal(cps_json_parse(text, sizeof text - 1, "test", &events), CPS_OK);
     cps_summary_facts facts = {.run = "demo",
                                .steps = 10,
-                               .seconds = NAN,
-                               .samples_per_second = NAN,
+                               .seconds = (double)NAN,
+                               .samples_per_second = (double)NAN,
                                .ranks = 1,
                                .threads = 1};
     char *page = cps_summary_text(events, &facts, is_rank);
