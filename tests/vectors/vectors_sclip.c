@@ -281,17 +281,16 @@ static bool is_tie(const cps_real *row, int64_t count) {
     return first - second <= vectors_tolerance(1e-9, 1e-6) * fabs(first);
 }
 
-/* -1 stands for a tie, which the plan must show; any of its pairs is as near then. */
+/* The file has -1 where a row's largest entry is there twice: any of its pairs is as near. */
 static void expect_nearest(cps_h5 *file, const char *group, const inside *in) {
     char *path = cps_format("%s/nearest", group);
     const int64_t rows = in->nearest->shape[0], columns = in->plan->shape[1];
     double *want = cps_h5_has(file, path) ? vectors_wanted(file, path, rows, 0.0) : NULL;
     double worst = 0.0;
     for (int64_t u = 0; u < rows && want != NULL; u++) {
-        const double got = (double)((const int32_t *)in->nearest->data)[u];
-        const bool tie =
-            want[u] == -1.0 && is_tie((const cps_real *)in->plan->data + u * columns, columns);
-        worst = tie ? worst : fmax(worst, fabs(got - want[u]));
+        const bool tie = is_tie((const cps_real *)in->plan->data + u * columns, columns);
+        const double got = tie ? -1.0 : (double)((const int32_t *)in->nearest->data)[u];
+        worst = fmax(worst, fabs(got - want[u]));
     }
     if (want != NULL) {
         vectors_judge(path, worst, 0.0);
