@@ -19,7 +19,7 @@
 #include "base/file.h"
 
 static const char rank_argument[] = "--ranks-of";
-static const double limit_seconds = 240.0;
+static const double limit_seconds = 120.0;
 enum { LINE_BYTES = 4096 };
 
 static cps_comm *started;
