@@ -32,6 +32,7 @@ typedef enum cps_h5_type {
     CPS_H5_I64,
     CPS_H5_U8,
     CPS_H5_U64,
+    CPS_H5_F16, /* for writing alone, from uint16_t (base/npy.h); reads as F32 or F64 */
     CPS_H5_STRING,
     CPS_H5_OTHER
 } cps_h5_type;

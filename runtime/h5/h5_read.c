@@ -27,6 +27,7 @@ static const char *type_name(cps_h5_type type) {
                                         [CPS_H5_I64] = "integers",
                                         [CPS_H5_U8] = "bytes",
                                         [CPS_H5_U64] = "unsigned 64-bit integers",
+                                        [CPS_H5_F16] = "16-bit floats",
                                         [CPS_H5_STRING] = "strings",
                                         [CPS_H5_OTHER] = "values of another type"};
     return names[type];
@@ -162,7 +163,7 @@ cps_status cps_h5_read_alloc(cps_h5 *file, const char *name, cps_h5_type type, s
                              void **values_out, int64_t *count_out) {
     cps_h5_info info;
     CPS_TRY(cps_h5_inspect(file, name, &info));
-    CPS_BUG_IF(type == CPS_H5_STRING || type == CPS_H5_OTHER);
+    CPS_BUG_IF(type == CPS_H5_STRING || type == CPS_H5_OTHER || type == CPS_H5_F16);
     const size_t element_bytes =
         type == CPS_H5_U8 ? 1 : (type == CPS_H5_F32 || type == CPS_H5_I32 ? 4 : 8);
     size_t bytes = 0;

@@ -24,6 +24,7 @@ static hid_t stored_type(cps_h5_type type) {
         return H5T_STD_U8LE;
     case CPS_H5_U64:
         return H5T_STD_U64LE;
+    case CPS_H5_F16:
     case CPS_H5_STRING:
     case CPS_H5_OTHER:
         break;
@@ -133,6 +134,28 @@ static cps_status write_dataset(cps_h5 *file, const char *name, hid_t stored, hi
     return status;
 }
 
+/* IEEE half precision, little-endian: 1 sign, 5 exponent, 10 fraction bits; as h5py knows it. */
+static hid_t new_half_type(void) {
+    const hid_t type = H5Tcopy(H5T_IEEE_F32LE);
+    if (type >= 0 && (H5Tset_fields(type, 15, 10, 5, 0, 10) < 0 || H5Tset_size(type, 2) < 0 ||
+                      H5Tset_ebias(type, 15) < 0)) {
+        H5Tclose(type);
+        return H5I_INVALID_HID;
+    }
+    return type;
+}
+
+static cps_status write_halves(cps_h5 *file, const char *name, int32_t rank, const hsize_t *shape,
+                               const void *values) {
+    const hid_t type = new_half_type();
+    if (type < 0) {
+        return cps_h5_fail_locked(file, CPS_ERR_INTERNAL, name, "cannot make a type of 16 bits");
+    }
+    const cps_status status = write_dataset(file, name, type, type, rank, shape, values);
+    H5Tclose(type);
+    return status;
+}
+
 cps_status cps_h5_write(cps_h5 *file, const char *name, cps_h5_type type, int32_t rank,
                         const int64_t *shape, const void *values) {
     CPS_BUG_IF(rank < 0 || rank > CPS_H5_MAX_RANK);
@@ -143,8 +166,10 @@ cps_status cps_h5_write(cps_h5 *file, const char *name, cps_h5_type type, int32_
         extent[i] = (hsize_t)shape[i];
     }
     cps_h5_lock();
-    const cps_status status = write_dataset(file, name, stored_type(type), cps_h5_memory_type(type),
-                                            rank, extent, values);
+    const cps_status status = type == CPS_H5_F16
+                                  ? write_halves(file, name, rank, extent, values)
+                                  : write_dataset(file, name, stored_type(type),
+                                                  cps_h5_memory_type(type), rank, extent, values);
     cps_h5_unlock();
     return status;
 }
