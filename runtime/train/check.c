@@ -226,8 +226,8 @@ static cps_status load_checkpoint(cps_loop *loop, const char *path) {
     return cps_checkpoint_load(run->comm, path, run->model, NULL);
 }
 
-/* Collective. Rank 0 looks what kind of file it is: the others may not see it. */
-static cps_status load_model(cps_loop *loop, const char *path) {
+/* Rank 0 looks what kind of file it is: the others may not see it. */
+static cps_status load_values(cps_loop *loop, const char *path) {
     cps_run *run = loop->run;
     const bool rank0 = cps_comm_rank(run->comm) == 0;
     if (cps_agree_any(run->comm, "kind of file", rank0 && cps_is_checkpoint(path))) {
@@ -247,15 +247,20 @@ static cps_status load_model(cps_loop *loop, const char *path) {
     return CPS_OK;
 }
 
-static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
+cps_status cps_loop_load_model(cps_loop *loop, const char *path) {
     cps_run *run = loop->run;
-    bool stop = false;
     CPS_TRY(cps_run_set_precision(run));
     CPS_TRY(cps_identity_agree(run));
     CPS_TRY(cps_agree(
         run->comm, "parameters",
         cps_params_allocate(cps_model_params(run->model), (uint64_t)run->job_options.seed)));
-    CPS_TRY(load_model(loop, checkpoint));
+    return load_values(loop, path);
+}
+
+static cps_status evaluate(cps_loop *loop, const char *checkpoint) {
+    cps_run *run = loop->run;
+    bool stop = false;
+    CPS_TRY(cps_loop_load_model(loop, checkpoint));
     CPS_TRY(cps_agree(run->comm, "progress", cps_progress_create(&loop->progress)));
     CPS_TRY(cps_agree(run->comm, "bad images", cps_quarantine_create(NULL, &loop->quarantine)));
     CPS_TRY(cps_agree(run->comm, "validation sets", cps_loop_open_validations(loop)));

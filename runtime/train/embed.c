@@ -1,6 +1,6 @@
-/* A grain of 64 images or texts through one tower and the objective's `embed`. Shapes are always
- * those of a full grain, so a row's bits do not depend on how many others there are. A planning run
- * at creation finds components, widths and memory. */
+/* A grain of images or texts through one tower and the objective's `embed`, or the tower alone.
+ * Shapes are always those of a full grain, so a row's bits do not depend on how many others there
+ * are. A planning run at creation finds components, widths and memory. */
 #include "train/embed.h"
 
 #include <stdio.h>
@@ -10,7 +10,7 @@
 
 #include "tensor/ops.h"
 
-enum { GRAIN = 64, KEPT = 8 };
+enum { GRAIN = 64, KEPT = 8, FEATURE = 2 /* of the outputs */ };
 
 struct cps_embed {
     const cps_host *host;
@@ -26,9 +26,12 @@ struct cps_embed {
 };
 
 struct cps_embedder {
-    cps_stage_plan *plan;
-    const cps_instance *instance;
-    int32_t lone_output; /* features of a tower: bit index; -1: the objective's embed */
+    cps_model *model;
+    const cps_tokenizer *tokenizer; /* NULL: no texts */
+    int64_t context;
+    const cps_instance *instance; /* NULL: outputs of towers alone */
+    int32_t lone_outputs[2];      /* by side: bit index of a tower's output; -1: the objective's */
+    int64_t grain;
     cps_side sides[2];
     cps_arena *arena;
     size_t bytes;       /* planned */
@@ -83,8 +86,7 @@ cps_tensor *cps_serve_embed_parameter(const cps_embed *embed, int32_t id) {
         embed_fail(embed, "parameter id %d does not exist", id);
         return NULL;
     }
-    return &cps_params_at(cps_model_params(embed->owner->plan->model), instance->params[id])
-                ->tensor;
+    return &cps_params_at(cps_model_params(embed->owner->model), instance->params[id])->tensor;
 }
 
 void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_weight) {
@@ -92,7 +94,7 @@ void cps_serve_embed_component(cps_embed *embed, cps_tensor *rows, double score_
         return;
     }
     if (embed->component_count == CPS_MAX_COMPONENTS || rows->rank != 2 ||
-        rows->shape[0] != GRAIN) {
+        rows->shape[0] != embed->owner->grain) {
         embed_fail(embed, "component %d is one too many, or no matrix of a row a sample",
                    embed->component_count);
         return;
@@ -126,19 +128,19 @@ static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_re
                               const char *const *texts, cps_tape *tape, cps_tower_input *input) {
     const cps_tower_config *config = cps_tower_get_config(embedder->sides[side].tower);
     if (config->kind != CPS_TOWER_TEXT) {
-        const int64_t shape[4] = {GRAIN, 3, config->image_size, config->image_size};
+        const int64_t shape[4] = {embedder->grain, 3, config->image_size, config->image_size};
         *input = (cps_tower_input){
             .image = cps_tape_leaf(tape, CPS_REAL, 4, shape, (void *)(uintptr_t)planes, NULL, -1)};
         return cps_tape_status(tape);
     }
-    const int64_t context = embedder->plan->context;
+    const int64_t context = embedder->context;
     int64_t at = 0;
     embedder->offsets[0] = 0;
-    for (int64_t i = 0; i < GRAIN; i++) {
+    for (int64_t i = 0; i < embedder->grain; i++) {
         int64_t length = context;
         if (texts != NULL) {
-            CPS_TRY(cps_tokenizer_encode(embedder->plan->tokenizer, texts[i], context,
-                                         embedder->ids + at, &length, NULL));
+            CPS_TRY(cps_tokenizer_encode(embedder->tokenizer, texts[i], context, embedder->ids + at,
+                                         &length, NULL));
         }
         embedder->ends[i] = (int32_t)(at + length - 1);
         if (embedder->sides[side].all_positions) {
@@ -151,7 +153,7 @@ static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_re
     const int64_t shape[1] = {at};
     *input =
         (cps_tower_input){.ids = cps_tape_leaf(tape, CPS_I32, 1, shape, embedder->ids, NULL, -1),
-                          .count = GRAIN,
+                          .count = embedder->grain,
                           .offsets = embedder->offsets,
                           .ends = embedder->ends};
     return cps_tape_status(tape);
@@ -171,9 +173,10 @@ static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real 
         .outputs = {out.pooled, out.projected, out.feature, out.tokens, out.tokens_projected},
         .offsets = out.offsets,
         .ends = out.ends,
-        .rows = GRAIN};
-    if (embedder->lone_output >= 0 && side == CPS_SIDE_IMAGE) {
-        cps_serve_embed_component(embed, embed->rows.outputs[embedder->lone_output], 1.0);
+        .rows = embedder->grain};
+    const int32_t lone = embedder->lone_outputs[side];
+    if (lone >= 0) {
+        cps_serve_embed_component(embed, embed->rows.outputs[lone], 1.0);
     } else {
         const cps_status status =
             embedder->instance->objective->embed(embedder->instance->self, embed, tape);
@@ -191,11 +194,11 @@ static cps_status check_components(const cps_embedder *embedder) {
     for (int32_t c = 0; c < embed->component_count && equal; c++) {
         equal = embed->components[c]->shape[1] == embedder->encoder.widths[c];
     }
-    return equal
-               ? CPS_OK
-               : cps_fail(CPS_ERR_INTERNAL,
-                          "objective '%s', embed: components are others than while it was planned",
-                          embedder->instance->name);
+    return equal ? CPS_OK
+                 : cps_fail(CPS_ERR_INTERNAL,
+                            "embed%s%s: components are others than while it was planned",
+                            embedder->instance != NULL ? " of objective " : "",
+                            embedder->instance != NULL ? embedder->instance->name : "");
 }
 
 static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *planes,
@@ -204,7 +207,8 @@ static cps_status encode(cps_embedder *embedder, int32_t side, const cps_real *p
     status = status != CPS_OK ? status : check_components(embedder);
     for (int32_t c = 0; c < embedder->embed.component_count && status == CPS_OK; c++) {
         const cps_tensor *rows = embedder->embed.components[c];
-        memcpy(components_out[c], rows->data, (size_t)(GRAIN * rows->shape[1]) * sizeof(cps_real));
+        memcpy(components_out[c], rows->data,
+               (size_t)(embedder->grain * rows->shape[1]) * sizeof(cps_real));
     }
     cps_tape_reset(embedder->tape);
     return status;
@@ -221,11 +225,12 @@ static cps_status encode_texts(void *context, const char *const *texts,
 }
 
 static cps_status prepare(cps_embedder *embedder, cps_tape *tape) {
-    const cps_objective *objective = embedder->instance->objective;
     memset(embedder->kept, 0, sizeof embedder->kept);
-    if (objective->prepare_embed == NULL || embedder->lone_output >= 0) {
+    if (embedder->instance == NULL || embedder->lone_outputs[CPS_SIDE_IMAGE] >= 0 ||
+        embedder->instance->objective->prepare_embed == NULL) {
         return CPS_OK;
     }
+    const cps_objective *objective = embedder->instance->objective;
     embedder->embed =
         (cps_embed){.host = cps_host_table(), .owner = embedder, .side = -1, .tape = tape};
     cps_status status = objective->prepare_embed(embedder->instance->self, &embedder->embed, tape);
@@ -241,14 +246,14 @@ static cps_status prepare(cps_embedder *embedder, cps_tape *tape) {
 
 static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
     static const char *const names[] = {"pooled", "projected", "feature"};
-    cps_tower *found = cps_model_tower(embedder->plan->model, tower);
+    cps_tower *found = cps_model_tower(embedder->model, tower);
     if (found == NULL || cps_tower_get_config(found)->kind == CPS_TOWER_TEXT) {
         return cps_fail(CPS_ERR_USAGE, "features: the model has no image tower '%s'", tower);
     }
     for (int32_t i = 0; i < 3; i++) {
         if (strcmp(names[i], output) == 0 &&
             (i == 0 || cps_tower_get_config(found)->embed_dim > 0)) {
-            embedder->lone_output = i;
+            embedder->lone_outputs[CPS_SIDE_IMAGE] = i;
             embedder->sides[CPS_SIDE_IMAGE] =
                 (cps_side){.wanted = true, .tower = found, .outputs = 1u << i};
             return CPS_OK;
@@ -285,7 +290,7 @@ static cps_status pair_components(cps_embedder *embedder) {
     if (status == CPS_OK) {
         return CPS_OK;
     }
-    if (embedder->lone_output < 0) {
+    if (embedder->lone_outputs[CPS_SIDE_IMAGE] < 0) {
         return cps_fail(CPS_ERR_INTERNAL,
                         "objective '%s', embed: image and text components do not pair",
                         embedder->instance->name);
@@ -299,6 +304,7 @@ static cps_status pair_components(cps_embedder *embedder) {
 static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_arena *arena = NULL;
     cps_tape *tape = NULL, *prepared = NULL;
+    const int32_t first = embedder->sides[CPS_SIDE_IMAGE].wanted ? CPS_SIDE_IMAGE : CPS_SIDE_TEXT;
     cps_status status = cps_arena_create_counting("evaluation", &arena);
     status = status != CPS_OK ? status
                               : cps_tape_create(arena, CPS_TAPE_PLAN, cps_host_table(), &prepared);
@@ -310,7 +316,7 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
             continue;
         }
         status = run_side(embedder, side, NULL, NULL, tape);
-        if (status == CPS_OK && side == CPS_SIDE_IMAGE) {
+        if (status == CPS_OK && side == first) {
             take_components(embedder);
         } else if (status == CPS_OK) {
             status = pair_components(embedder);
@@ -324,9 +330,9 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     return status;
 }
 
-static cps_status fill(cps_embedder *embedder, const char *features_tower,
-                       const char *features_output) {
-    const cps_stage_plan *plan = embedder->plan;
+/* What the objective says about its sides, or one output of a tower on the image side. */
+static cps_status choose_sides(cps_embedder *embedder, const char *features_tower,
+                               const char *features_output) {
     embedder->sides[0] = embedder->instance->sides[0];
     embedder->sides[1] = embedder->instance->sides[1];
     if (features_tower != NULL) {
@@ -341,28 +347,48 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower,
                             embedder->instance->name);
         }
     }
-    if (!embedder->sides[CPS_SIDE_IMAGE].wanted) {
-        return cps_fail(CPS_ERR_USAGE, "objective '%s' has no image side to evaluate",
-                        embedder->instance->name);
+    return embedder->sides[CPS_SIDE_IMAGE].wanted
+               ? CPS_OK
+               : cps_fail(CPS_ERR_USAGE, "objective '%s' has no image side to evaluate",
+                          embedder->instance->name);
+}
+
+/* Features of the tower "text" alone. */
+static cps_status choose_texts(cps_embedder *embedder) {
+    cps_tower *tower = cps_model_tower(embedder->model, "text");
+    if (tower == NULL || cps_tower_get_config(tower)->embed_dim == 0) {
+        return cps_fail(CPS_ERR_USAGE, "the model has no text tower whose features pair with "
+                                       "those of images");
     }
-    const size_t context = (size_t)plan->context;
-    embedder->ids = calloc(GRAIN * context + 1, sizeof(int32_t));
-    embedder->offsets = calloc(GRAIN + 1, sizeof(int32_t));
-    embedder->ends = calloc(GRAIN, sizeof(int32_t));
+    embedder->lone_outputs[CPS_SIDE_TEXT] = FEATURE;
+    embedder->sides[CPS_SIDE_TEXT] =
+        (cps_side){.wanted = true, .tower = tower, .outputs = CPS_OUT_FEATURE};
+    return CPS_OK;
+}
+
+/* The encoder and its memory, when the sides are known. */
+static cps_status fill(cps_embedder *embedder) {
+    const size_t context = (size_t)embedder->context, grain = (size_t)embedder->grain;
+    embedder->ids = calloc(grain * context + 1, sizeof(int32_t));
+    embedder->offsets = calloc(grain + 1, sizeof(int32_t));
+    embedder->ends = calloc(grain, sizeof(int32_t));
     if (embedder->ids == NULL || embedder->offsets == NULL || embedder->ends == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation's texts");
     }
     size_t bytes = 0;
-    cps_params_pause(cps_model_params(plan->model), true); /* nothing records here: plan it so */
+    cps_params_pause(cps_model_params(embedder->model), true); /* nothing records: plan it so */
     const cps_status planned = plan_sides(embedder, &bytes);
-    cps_params_pause(cps_model_params(plan->model), false);
+    cps_params_pause(cps_model_params(embedder->model), false);
     CPS_TRY(planned);
+    const cps_side *sides = embedder->sides;
     embedder->encoder.context = embedder;
-    embedder->encoder.grain = GRAIN;
-    embedder->encoder.images = encode_images;
-    embedder->encoder.texts = embedder->sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
-    embedder->encoder.image_recipe =
-        evaluation_recipe(cps_tower_get_config(embedder->sides[CPS_SIDE_IMAGE].tower));
+    embedder->encoder.grain = embedder->grain;
+    embedder->encoder.texts = sides[CPS_SIDE_TEXT].wanted ? encode_texts : NULL;
+    if (sides[CPS_SIDE_IMAGE].wanted) {
+        embedder->encoder.images = encode_images;
+        embedder->encoder.image_recipe =
+            evaluation_recipe(cps_tower_get_config(sides[CPS_SIDE_IMAGE].tower));
+    }
     embedder->bytes = bytes;
     CPS_TRY(cps_arena_create("evaluation", bytes, true, &embedder->arena));
     CPS_TRY(
@@ -370,22 +396,60 @@ static cps_status fill(cps_embedder *embedder, const char *features_tower,
     return cps_tape_create(embedder->arena, CPS_TAPE_PLAIN, cps_host_table(), &embedder->tape);
 }
 
-cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower,
-                               const char *features_output, cps_embedder **embedder_out) {
-    cps_embedder *embedder = calloc(1, sizeof *embedder);
+static cps_status allocate(const cps_embedder *with, cps_embedder **embedder_out) {
+    cps_embedder *embedder = malloc(sizeof *embedder);
     if (embedder == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for an evaluation");
     }
-    embedder->plan = plan;
-    embedder->instance = &plan->instances[plan->embed_instance];
-    embedder->lone_output = -1;
-    const cps_status status = fill(embedder, features_tower, features_output);
+    *embedder = *with;
+    *embedder_out = embedder;
+    return CPS_OK;
+}
+
+/* `status`: of choosing the sides. */
+static cps_status finish(cps_embedder *embedder, cps_status status, cps_embedder **embedder_out) {
+    status = status != CPS_OK ? status : fill(embedder);
     if (status != CPS_OK) {
         cps_embedder_destroy(embedder);
         return status;
     }
     *embedder_out = embedder;
     return CPS_OK;
+}
+
+cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower,
+                               const char *features_output, int64_t grain,
+                               cps_embedder **embedder_out) {
+    cps_embedder *embedder = NULL;
+    const cps_embedder with = {.model = plan->model,
+                               .tokenizer = plan->tokenizer,
+                               .context = plan->context,
+                               .instance = &plan->instances[plan->embed_instance],
+                               .lone_outputs = {-1, -1},
+                               .grain = grain > 0 ? grain : GRAIN};
+    CPS_TRY(allocate(&with, &embedder));
+    return finish(embedder, choose_sides(embedder, features_tower, features_output), embedder_out);
+}
+
+cps_status cps_embedder_create_of_images(cps_model *model, const char *tower, const char *output,
+                                         int64_t grain, cps_embedder **embedder_out) {
+    cps_embedder *embedder = NULL;
+    CPS_TRY(allocate(&(cps_embedder){.model = model, .lone_outputs = {-1, -1}, .grain = grain},
+                     &embedder));
+    return finish(embedder, choose_tower(embedder, tower, output), embedder_out);
+}
+
+cps_status cps_embedder_create_of_texts(cps_model *model, const cps_tokenizer *tokenizer,
+                                        cps_embedder **embedder_out) {
+    cps_embedder *embedder = NULL;
+    const cps_tower *tower = cps_model_tower(model, "text");
+    const cps_embedder with = {.model = model,
+                               .tokenizer = tokenizer,
+                               .context = tower == NULL ? 0 : cps_tower_get_config(tower)->context,
+                               .lone_outputs = {-1, -1},
+                               .grain = GRAIN};
+    CPS_TRY(allocate(&with, &embedder));
+    return finish(embedder, choose_texts(embedder), embedder_out);
 }
 
 void cps_embedder_destroy(cps_embedder *embedder) {
@@ -402,7 +466,7 @@ void cps_embedder_destroy(cps_embedder *embedder) {
 }
 
 cps_status cps_embedder_prepare(cps_embedder *embedder) {
-    cps_params *params = cps_model_params(embedder->plan->model);
+    cps_params *params = cps_model_params(embedder->model);
     const int32_t scale = cps_params_find(params, "logit_scale");
     embedder->encoder.scale =
         scale < 0 ? 0.0
@@ -416,5 +480,5 @@ const cps_encoder *cps_embedder_encoder(const cps_embedder *embedder) {
 }
 
 size_t cps_embedder_bytes(const cps_embedder *embedder) {
-    return embedder->bytes + GRAIN * (size_t)embedder->plan->context * sizeof(int32_t);
+    return embedder->bytes + (size_t)embedder->grain * (size_t)embedder->context * sizeof(int32_t);
 }

@@ -1,5 +1,5 @@
-/* The encoder that evaluations use: the stage's objective over the model, or one output of a named
- * tower. Local; one thread. */
+/* The encoder that evaluations use: the stage's objective over the model, or outputs of towers
+ * alone. Local; one thread. */
 #ifndef CPS_TRAIN_EMBED_H
 #define CPS_TRAIN_EMBED_H
 
@@ -10,10 +10,16 @@ typedef struct cps_embedder cps_embedder;
 
 /* features_tower NULL: the plan's embed objective; else output `features_output` ("pooled",
  * "projected", "feature") of that tower as the one component (the text side is the objective's
- * then, if its width is the same, else absent). */
+ * then, if its width is the same, else absent). grain: rows of a call; 0: the 64 of evaluations. */
 cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower,
-                               const char *features_output,
+                               const char *features_output, int64_t grain,
                                cps_embedder **embedder_out) CPS_MUST_CHECK;
+/* Without any objective, for a model that came from a file: one output of an image tower; features
+ * of the tower "text", 64 texts a call, as long as that tower reads them. */
+cps_status cps_embedder_create_of_images(cps_model *model, const char *tower, const char *output,
+                                         int64_t grain, cps_embedder **embedder_out) CPS_MUST_CHECK;
+cps_status cps_embedder_create_of_texts(cps_model *model, const cps_tokenizer *tokenizer,
+                                        cps_embedder **embedder_out) CPS_MUST_CHECK;
 void cps_embedder_destroy(cps_embedder *embedder); /* NULL-safe */
 /* Runs prepare_embed with the parameters as they are now; before each evaluation. */
 cps_status cps_embedder_prepare(cps_embedder *embedder) CPS_MUST_CHECK;

@@ -66,11 +66,11 @@ static cps_status open_embedder(cps_loop *loop, const cps_evaluation_options *op
                                 cps_embedder **embedder_out) {
     cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     if (options->features_tower != NULL) {
-        return cps_embedder_create(plan, options->features_tower, options->features_output,
+        return cps_embedder_create(plan, options->features_tower, options->features_output, 0,
                                    embedder_out);
     }
     if (loop->embedder == NULL) {
-        CPS_TRY(cps_embedder_create(plan, NULL, NULL, &loop->embedder));
+        CPS_TRY(cps_embedder_create(plan, NULL, NULL, 0, &loop->embedder));
     }
     *embedder_out = loop->embedder;
     return CPS_OK;

@@ -72,6 +72,10 @@ cps_status cps_loop_open_folder(cps_loop *loop) CPS_MUST_CHECK;
 cps_status cps_loop_find_checkpoint(cps_loop *loop, char **path_out) CPS_MUST_CHECK;
 cps_status cps_loop_checkpoint(cps_loop *loop) CPS_MUST_CHECK;
 
+/* check.c; Collective. A checkpoint or weights into the run's model, for evaluation; the loop
+ * stands in the stage and at the step that the checkpoint names. */
+cps_status cps_loop_load_model(cps_loop *loop, const char *path) CPS_MUST_CHECK;
+
 /* loop_report.c */
 cps_status cps_loop_open_reports(cps_loop *loop) CPS_MUST_CHECK; /* Collective */
 cps_status cps_loop_report_step(cps_loop *loop,

@@ -60,8 +60,8 @@ static size_t evaluation_bytes(const cps_run *run, cps_stage_plan *plan,
                                const cps_run_evaluation *evaluation, size_t *kept_out) {
     const cps_evaluation_options *options = evaluation->options;
     cps_embedder *embedder = NULL;
-    if (cps_embedder_create(plan, options->features_tower, options->features_output, &embedder) !=
-        CPS_OK) {
+    if (cps_embedder_create(plan, options->features_tower, options->features_output, 0,
+                            &embedder) != CPS_OK) {
         return 0; /* the evaluation will say why */
     }
     size_t bytes = cps_evaluation_bytes(options, &evaluation->streams,
