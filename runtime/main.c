@@ -59,8 +59,16 @@ static const cps_command commands[] = {
      NULL, cps_export_flags, NULL, 2, 2, 0, cps_command_export},
     {"objectives", "[NAME]", "lists the objectives there are, or the options of one", NULL,
      cps_objectives_flags, NULL, 0, 1, 0, cps_command_objectives},
-    LATER("predict", "classifies images"),
-    LATER("embed", "writes features of images"),
+    {"predict", "CHECKPOINT PICTURE|FOLDER...",
+     "classifies pictures: by labels of your own, or by taxa of any rank",
+     "CHECKPOINT is one of copse train or import, or plain weights with --preset. Classes come "
+     "from "
+     "--labels,\n"
+     "--taxa, --classifier or --bins. Results are the same on any number of ranks and threads.",
+     cps_predict_flags, cps_predict_option_rows, 0, -1,
+     CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH | CPS_COMMAND_STOPS, cps_command_predict},
+    {"embed", "CHECKPOINT PICTURE|FOLDER...", "writes features of pictures", NULL, cps_embed_flags,
+     NULL, 1, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH | CPS_COMMAND_STOPS, cps_command_embed},
     LATER("doctor", "checks the cluster"),
     LATER("submit", "submits a job to Slurm"),
     LATER("status", "shows submitted runs"),
@@ -202,7 +210,7 @@ static void set_up_log(const cps_args *args, int32_t rank) {
 /* A command of all ranks: MPI from here to its end. Rank 0 says what the failing rank said. */
 static int run_collective(const cps_command *command, cps_app *app) {
     cps_machine_prepare_blas(app->argv);
-    if ((command->kind & CPS_COMMAND_SIGNALS) != 0) {
+    if ((command->kind & (CPS_COMMAND_SIGNALS | CPS_COMMAND_STOPS)) != 0) {
         cps_signals_install();
     }
     cps_launched_terminal();

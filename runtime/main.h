@@ -1,7 +1,8 @@
 /* The program: what its files share. main.c holds the table of commands, the start and the one exit
  * path; main_arguments reads the command line; main_launch starts mpirun; main_machine says what
  * this machine offers (BLAS family, cores, our own folders); main_job loads a job for all ranks;
- * the commands themselves are in main_train, main_data, main_shards and main_model. */
+ * the commands themselves are in main_train, main_data, main_shards, main_model, main_predict (with
+ * main_classes) and main_embed. */
 #ifndef CPS_MAIN_H
 #define CPS_MAIN_H
 
@@ -29,9 +30,10 @@ typedef struct cps_app {
 } cps_app;
 
 enum {
-    CPS_COMMAND_MPI = 1,    /* collective: starts MPI */
-    CPS_COMMAND_LAUNCH = 2, /* takes -n and runs itself under mpirun */
-    CPS_COMMAND_SIGNALS = 4 /* SIGINT and SIGTERM end it with a checkpoint */
+    CPS_COMMAND_MPI = 1,     /* collective: starts MPI */
+    CPS_COMMAND_LAUNCH = 2,  /* takes -n and runs itself under mpirun */
+    CPS_COMMAND_SIGNALS = 4, /* SIGINT and SIGTERM end it with a checkpoint */
+    CPS_COMMAND_STOPS = 8    /* they end it between two batches, with a word about it */
 };
 
 typedef struct cps_command {
@@ -71,6 +73,8 @@ cps_status cps_args_choice(const cps_args *args, const char *flag, const char *c
                            int32_t *out) CPS_MUST_CHECK;
 /* Fills `out` by the rows of the command, defaults included; strings go into `arena`. */
 cps_status cps_args_fill(const cps_args *args, cps_arena *arena, void *out) CPS_MUST_CHECK;
+/* The command as it was typed, quoted where a shell would need it; malloc'ed. */
+char *cps_main_command_line(int argc, char **argv);
 /* argv without -n: NULL-terminated, strings borrowed from argv. */
 char **cps_args_without_ranks(const cps_args *args);
 
@@ -136,6 +140,19 @@ cps_status cps_main_job_load(const cps_app *app, const char *path,
                              cps_main_job *out) CPS_MUST_CHECK;
 void cps_main_job_free(cps_main_job *job);
 
+/* A model from a checkpoint, or from weights whose sizes --preset or the file beside them tells. */
+typedef struct cps_main_model {
+    const char *path; /* borrowed */
+    struct cps_model *model;
+    struct cJSON *identity; /* of a checkpoint; else NULL */
+    int64_t strangers; /* rank 0: parameters of the checkpoint that no tower has; `stranger`: one */
+    char *stranger;
+} cps_main_model;
+/* Collective. All parameters of its towers, logit_scale and logit_bias where the file has them. */
+cps_status cps_main_model_open(const cps_app *app, const char *path,
+                               cps_main_model *model_out) CPS_MUST_CHECK;
+void cps_main_model_close(cps_main_model *model); /* safe on a zeroed one */
+
 cps_status cps_command_train(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_check(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_eval(const cps_app *app) CPS_MUST_CHECK;
@@ -147,8 +164,11 @@ cps_status cps_command_tokenizer_train(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_import(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_export(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_objectives(const cps_app *app) CPS_MUST_CHECK;
+cps_status cps_command_predict(const cps_app *app) CPS_MUST_CHECK;
+cps_status cps_command_embed(const cps_app *app) CPS_MUST_CHECK;
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],
     cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
-    cps_export_flags[], cps_objectives_flags[];
+    cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[];
+extern const cps_option cps_predict_option_rows[];
 
 #endif

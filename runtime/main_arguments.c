@@ -281,6 +281,22 @@ cps_status cps_args_choice(const cps_args *args, const char *flag, const char *c
                     args->command->name, flag, text, list);
 }
 
+/* The command as it was typed, for provenance; quoted where a shell would need it. */
+char *cps_main_command_line(int argc, char **argv) {
+    char *line = cps_format("copse");
+    for (int i = 1; i < argc; i++) {
+        const bool plain =
+            argv[i][0] != '\0' &&
+            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                            "-_=./:,+@%") == strlen(argv[i]);
+        char *longer =
+            plain ? cps_format("%s %s", line, argv[i]) : cps_format("%s '%s'", line, argv[i]);
+        free(line);
+        line = longer;
+    }
+    return line;
+}
+
 /* ---- rows ---- */
 
 static const char *value_name(cps_option_kind kind) {

@@ -238,13 +238,15 @@ static void watched_signals(sigset_t *set) {
     sigaddset(set, SIGCHLD);
 }
 
-/* The first SIGINT, SIGTERM or SIGHUP asks for a checkpoint where the command knows them, the next
- * ends at once. */
+/* The first SIGINT, SIGTERM or SIGHUP asks for an end (with a checkpoint) where the command knows
+ * them, the next ends at once. */
 static void forward(const cps_command *command, pid_t child, int signal, int *asked) {
-    const bool gentle = (command->kind & CPS_COMMAND_SIGNALS) != 0;
+    const bool stops = (command->kind & CPS_COMMAND_STOPS) != 0;
+    const bool gentle = stops || (command->kind & CPS_COMMAND_SIGNALS) != 0;
     if (gentle && (signal == SIGUSR1 || *asked == 0)) {
         kill(child, SIGUSR1);
-        cps_log(CPS_LOG_INFO, "%s: ending with a checkpoint after this step%s", strsignal(signal),
+        cps_log(CPS_LOG_INFO, "%s: ending %s%s", strsignal(signal),
+                stops ? "after this batch" : "with a checkpoint after this step",
                 signal == SIGUSR1 ? "" : "; once more ends at once");
     } else {
         kill(child, SIGTERM);
@@ -294,7 +296,8 @@ static bool is_our_code(int code) {
 static cps_status translate(const cps_command *command, int status, bool stopped,
                             const listener *heard, int *code_out) {
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (is_our_code(code) && !(stopped && code == CPS_ERR_ENDED)) {
+    const bool stops = (command->kind & CPS_COMMAND_STOPS) != 0; /* and has said so */
+    if (is_our_code(code) && !(stopped && code == CPS_ERR_ENDED && !stops)) {
         *code_out = code;
         return CPS_OK;
     }

@@ -205,7 +205,7 @@ static cps_status model_spec(const cps_args *args, const char *weights, cps_json
     const bool there = cps_file_exists(beside);
     const cps_status status = there ? cps_json_read_file(beside, 1 << 20, spec_out)
                                     : cps_fail(CPS_ERR_USAGE,
-                                               "copse import: the sizes of '%s' are not known: "
+                                               "the sizes of '%s' are not known: "
                                                "give --preset (ViT-B-32, ViT-B-16, "
                                                "ViT-L-14, ...), or put '%s' beside it",
                                                weights, beside);
@@ -270,6 +270,123 @@ static cps_status make_model(const cps_json *spec, const char *weights, const bo
     }
     *model_out = model;
     return CPS_OK;
+}
+
+/* ---- a model for commands without a job ---- */
+
+/* Rank 0: what kind of file it is and what model it is for: { checkpoint, spec, state, identity,
+ * scalars }. */
+static cps_status describe_file(const cps_args *args, const char *path, cps_json **facts_out) {
+    cps_main_file kind = CPS_FILE_OTHER;
+    cps_json *spec = NULL;
+    bool there[SCALARS] = {false};
+    CPS_TRY(cps_main_sniff(path, &kind));
+    const bool checkpoint = kind == CPS_FILE_HDF5;
+    CPS_TRY(checkpoint ? cps_checkpoint_describe(path, &spec) : model_spec(args, path, &spec));
+    const cps_status status = checkpoint ? find_scalars_in_checkpoint(path, there)
+                                         : find_scalars_in_safetensors(path, there);
+    if (status == CPS_OK) {
+        cps_json *facts = cps_json_new_object();
+        cps_json_add_bool(facts, "checkpoint", checkpoint);
+        cps_json_add_copy(facts, "spec", spec);
+        for (int32_t n = 0; n < SCALARS; n++) {
+            cps_json_add_bool(facts, scalar_names[n], there[n]);
+        }
+        *facts_out = facts;
+    }
+    cps_json_destroy(spec);
+    return status;
+}
+
+/* Collective. Rank 0's facts reach all. */
+static cps_status share_facts(cps_comm *comm, const char *path, cps_json *own, cps_json **out) {
+    void *text = own != NULL ? cps_json_print(own, false, true) : NULL;
+    size_t length = text != NULL ? strlen(text) : 0;
+    cps_json_destroy(own);
+    cps_comm_broadcast_alloc(comm, "description of the model", &text, &length, 0);
+    const cps_status status = cps_json_parse(text, length, path, out);
+    free(text);
+    return cps_agree(comm, "description of the model", status);
+}
+
+/* Rank 0: names of parameters in the checkpoint that the towers do not have. */
+static cps_status find_strangers(const char *path, const cps_params *params,
+                                 cps_main_model *model) {
+    cps_h5 *file = NULL;
+    char **names = NULL;
+    int64_t count = 0;
+    CPS_TRY(cps_h5_open(path, &file));
+    cps_status status = cps_h5_list(file, "model", &names, &count);
+    for (int64_t i = 0; i < count && status == CPS_OK; i++) {
+        if (cps_params_find(params, names[i]) < 0 && model->strangers++ == 0) {
+            model->stranger = cps_format("%s", names[i]);
+        }
+    }
+    cps_strings_destroy(names, count);
+    const cps_status closed = cps_h5_close(file);
+    return status != CPS_OK ? status : closed;
+}
+
+/* Collective. */
+static cps_status load_values(const cps_app *app, const char *path, bool checkpoint,
+                              cps_main_model *model) {
+    const bool root = cps_comm_rank(app->comm) == 0;
+    cps_params *params = cps_model_params(model->model);
+    if (checkpoint) {
+        cps_json *state = NULL;
+        CPS_TRY(cps_checkpoint_load(app->comm, path, model->model, NULL));
+        CPS_TRY(cps_checkpoint_read_state(app->comm, path, &state, &model->identity));
+        cps_json_destroy(state);
+        return cps_agree(app->comm, "parameters of the checkpoint",
+                         root ? find_strangers(path, params, model) : CPS_OK);
+    }
+    cps_status status = root ? cps_weights_load(model->model, path, false, NULL) : CPS_OK;
+    CPS_TRY(cps_agree(app->comm, "weights", status));
+    cps_comm_broadcast(app->comm, "weights", cps_params_flat(params),
+                       (size_t)cps_params_flat_count(params) * sizeof(cps_real), 0);
+    return CPS_OK;
+}
+
+static cps_status create_model(const cps_json *facts, cps_main_model *model) {
+    bool there[SCALARS];
+    for (int32_t n = 0; n < SCALARS; n++) {
+        there[n] = cps_json_get_bool(facts, scalar_names[n], false);
+    }
+    CPS_TRY(cps_model_create(cps_json_get(facts, "spec"), 0, 0, &model->model));
+    cps_params *params = cps_model_params(model->model);
+    CPS_TRY(declare_scalars(params, there));
+    return cps_params_allocate(params, 0);
+}
+
+cps_status cps_main_model_open(const cps_app *app, const char *path, cps_main_model *model_out) {
+    cps_json *own = NULL, *facts = NULL;
+    cps_main_model model = {.path = path};
+    cps_status status =
+        cps_agree(app->comm, "file of the model",
+                  cps_comm_rank(app->comm) == 0 ? describe_file(app->args, path, &own) : CPS_OK);
+    if (status == CPS_OK) {
+        status = share_facts(app->comm, path, own, &facts);
+    }
+    if (status == CPS_OK) {
+        status = cps_agree(app->comm, "a model", create_model(facts, &model));
+    }
+    if (status == CPS_OK) {
+        status = load_values(app, path, cps_json_get_bool(facts, "checkpoint", false), &model);
+    }
+    cps_json_destroy(facts);
+    if (status != CPS_OK) {
+        cps_main_model_close(&model);
+        return status;
+    }
+    *model_out = model;
+    return CPS_OK;
+}
+
+void cps_main_model_close(cps_main_model *model) {
+    cps_model_destroy(model->model);
+    cps_json_destroy(model->identity);
+    free(model->stranger);
+    *model = (cps_main_model){.path = NULL};
 }
 
 /* A checkpoint of step 0 in a folder of its own beside `path`, then renamed to it. Collective. */

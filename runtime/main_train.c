@@ -49,22 +49,6 @@ static cps_status call_on_evaluate(void *context, const cps_json *metrics, cps_j
     return cps_job_on_evaluate(context, metrics, state_inout, stop_out);
 }
 
-/* The command as it was typed, for provenance; quoted where a shell would need it. */
-static char *command_line(int argc, char **argv) {
-    char *line = cps_format("copse");
-    for (int i = 1; i < argc; i++) {
-        const bool plain =
-            argv[i][0] != '\0' &&
-            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                            "-_=./:,+@%") == strlen(argv[i]);
-        char *longer =
-            plain ? cps_format("%s %s", line, argv[i]) : cps_format("%s '%s'", line, argv[i]);
-        free(line);
-        line = longer;
-    }
-    return line;
-}
-
 /* Everything the three commands share. */
 typedef struct session {
     cps_main_job job;
@@ -96,7 +80,7 @@ static cps_status open_session(const cps_app *app, const char *path, session *ru
     CPS_TRY(cps_machine_threads(app->comm, app->args, &run->options.threads));
     CPS_TRY(cps_main_job_load(app, path, &run->job));
     run->calls.context = run->job.job;
-    run->command_line = command_line(app->argc, app->argv);
+    run->command_line = cps_main_command_line(app->argc, app->argv);
     run->options.command_line = run->command_line;
     run->options.job_source = run->job.source;
     cps_status status =

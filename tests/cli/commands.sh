@@ -3,8 +3,8 @@
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
 
-built='train check eval pack verify inspect synth import export objectives'
-later='predict embed doctor submit status cancel sweep compare report bench plan'
+built='train check eval predict embed pack verify inspect synth import export objectives'
+later='doctor submit status cancel sweep compare report bench plan'
 for command in $built; do
     expect "$command --help" 0 "^copse $command .*Options:.*--help" copse "$command" --help
     expect "help $command" 0 "^copse $command .*Options:" copse help "$command"
@@ -52,7 +52,7 @@ expect_one "a program without its files" 69 "objective plugins not found.*make i
 expect "a BLAS family of the user's choice" 0 '' env OPENBLAS_CORETYPE=Haswell "$COPSE" objectives
 expect_one "-n inside of mpirun" 64 "leave '-n' out" mpirun -q -np 1 "$COPSE" train x.lua -n 2
 expect_one "-n without mpirun" 69 'mpirun is not on the PATH' env PATH=/nonexistent "$COPSE" train x.lua -n 2
-expect "commands of one process run once under mpirun" 0 '^  clip ' mpirun --oversubscribe -np 2 "$COPSE" objectives
+expect "commands of one process run once under mpirun" 0 '  clip  ' mpirun --oversubscribe -np 2 "$COPSE" objectives
 check "and say things once" test "$(grep -c '^  clip ' "$output")" -eq 1
 expect_one "an error of all ranks is said once" 64 "something is missing" mpirun -q --oversubscribe -np 2 "$COPSE" train
 finish
