@@ -103,8 +103,9 @@ const cps_option cps_tower_options[] = {
     SIZE_ROW(layers, 1, 1024, "Transformer blocks; resnet: 14, 26, 50, 101 or 152 (default: 50)."),
     SIZE_ROW(heads, 1, 1 << 16, "Attention heads (default: width / 64)."),
     SIZE_ROW(mlp_width, 1, 1 << 20, "Hidden numbers of a block's MLP (default: 4 width)."),
-    SIZE_ROW(embed_dim, 0, 1 << 16,
-             "Width of the projected output (default: the model's for image and text, else none)."),
+    SIZE_ROW(
+        embed_dim, 0, 1 << 16,
+        "Width of the projected output (default: the model's for image and texts, else none)."),
     SIZE_ROW(context, 1, 1 << 16, "Longest text in tokens (default: the tokenizer's)."),
     SIZE_ROW(vocabulary, 1, 1 << 24, "Rows of the token table (default: the tokenizer's)."),
     CHOICE_ROW(activation, activation_names,
@@ -389,22 +390,32 @@ static cps_status make_image(const making *with) {
     return status;
 }
 
-static cps_status check_tokenizer(const making *with, const cps_json *filled) {
+static cps_status check_tokenizer(const making *with, const cps_json *filled, const char *where) {
     const int64_t vocabulary = cps_json_get_integer(filled, "vocabulary", 0);
     const int64_t context = cps_json_get_integer(filled, "context", 0);
     if (vocabulary < with->vocabulary) {
         return cps_fail(CPS_ERR_USAGE,
-                        "model.text.vocabulary is %lld, but the tokenizer has %lld tokens; take "
-                        "the setting out or use the tokenizer that belongs to the weights",
-                        (long long)vocabulary, (long long)with->vocabulary);
+                        "%s.vocabulary is %lld, but the tokenizer has %lld tokens; take the "
+                        "setting out or use the tokenizer that belongs to the weights",
+                        where, (long long)vocabulary, (long long)with->vocabulary);
     }
     if (context < with->context) {
         return cps_fail(CPS_ERR_USAGE,
-                        "model.text.context is %lld, but the tokenizer makes texts of up to %lld "
-                        "tokens; make the two equal",
-                        (long long)context, (long long)with->context);
+                        "%s.context is %lld, but the tokenizer makes texts of up to %lld tokens; "
+                        "make the two equal",
+                        where, (long long)context, (long long)with->context);
     }
     return CPS_OK;
+}
+
+/* What every text tower takes from the tokenizer. */
+static void fill_tokenizer(const making *with, cps_json *tower) {
+    if (with->vocabulary > 0) {
+        add_number(tower, "vocabulary", (double)with->vocabulary);
+    }
+    if (with->context > 0) {
+        add_number(tower, "context", (double)with->context);
+    }
 }
 
 static cps_status make_text(const making *with) {
@@ -416,19 +427,14 @@ static cps_status make_text(const making *with) {
     CPS_TRY(check_keys(spec, CPS_TOWER_TEXT, "model.text"));
     cps_json *filled = copy_object(spec);
     add_text(filled, "kind", "text");
-    if (with->vocabulary > 0) {
-        add_number(filled, "vocabulary", (double)with->vocabulary);
-    }
-    if (with->context > 0) {
-        add_number(filled, "context", (double)with->context);
-    }
+    fill_tokenizer(with, filled);
     if (with->preset != NULL) {
         fill_text_preset(filled, with->preset, with->quick_gelu);
     }
     add_number(filled, "embed_dim", (double)shared_width(with));
     cps_status status = make_tower(with->model, filled, "text", "", "model.text");
     if (status == CPS_OK) {
-        status = check_tokenizer(with, filled);
+        status = check_tokenizer(with, filled, "model.text");
     }
     cps_json_destroy(filled);
     return status;
@@ -455,6 +461,39 @@ static cps_status check_tower_name(const char *name, const char *where) {
     return CPS_OK;
 }
 
+/* Texts are as long as the tower `text` takes them, whoever reads them. */
+static cps_status check_context(const making *with, const cps_json *filled, const char *where) {
+    const cps_tower *text = cps_model_tower(with->model, "text");
+    const int64_t context = cps_json_get_integer(filled, "context", 0);
+    const int64_t longest = text == NULL ? 0 : cps_tower_get_config(text)->context;
+    return context >= longest
+               ? CPS_OK
+               : cps_fail(CPS_ERR_USAGE,
+                          "%s.context is %lld, but texts are of up to %lld tokens (model.text and "
+                          "the tokenizer): make the two equal",
+                          where, (long long)context, (long long)longest);
+}
+
+static cps_status make_original(const making *with, const cps_json *spec, const char *name,
+                                const char *prefix, const char *where) {
+    const bool is_text = kind_of(spec) == CPS_TOWER_TEXT;
+    CPS_TRY(check_keys(spec, kind_of(spec), where));
+    cps_json *filled = copy_object(spec);
+    if (is_text) {
+        fill_tokenizer(with, filled);
+        add_number(filled, "embed_dim", (double)shared_width(with));
+    }
+    cps_status status = make_tower(with->model, filled, name, prefix, where);
+    if (is_text && status == CPS_OK) {
+        status = check_tokenizer(with, filled, where);
+    }
+    if (is_text && status == CPS_OK) {
+        status = check_context(with, filled, where);
+    }
+    cps_json_destroy(filled);
+    return status;
+}
+
 static cps_status make_other(const making *with, const cps_json *spec, bool copies) {
     const char *name = cps_json_key(spec);
     const char *ema_of = cps_json_get_string(spec, "ema_of", NULL);
@@ -466,11 +505,7 @@ static cps_status make_other(const making *with, const cps_json *spec, bool copi
     CPS_TRY(check_tower_name(name, where));
     snprintf(prefix, sizeof prefix, "%s.", name);
     if (!copies) {
-        CPS_TRY(check_keys(spec, kind_of(spec), where));
-        cps_json *filled = copy_object(spec);
-        const cps_status status = make_tower(with->model, filled, name, prefix, where);
-        cps_json_destroy(filled);
-        return status;
+        return make_original(with, spec, name, prefix, where);
     }
     const cps_tower *source = cps_model_tower(with->model, ema_of);
     if (source == NULL) {

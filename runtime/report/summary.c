@@ -44,12 +44,13 @@ static void put(text_page *page, const char *format, ...) {
     page->length += length;
 }
 
-/* Members of an evaluation event that are about it and no result. */
+/* Members of an event that are about it and no result. */
 static bool is_metric(const cps_json *member) {
     static const char *const others[] = {
         "event",    "name",           "step",        "epoch",          "stage",      "samples",
         "seconds",  "bad_images",     "batches",     "unlabelled",     "non_finite", "batch",
-        "unranked", "text_stand_ins", "equal_texts", "unseen_classes", NULL};
+        "unranked", "text_stand_ins", "equal_texts", "unseen_classes", "pass",       "heldout",
+        NULL};
     const char *key = cps_json_key(member);
     for (int i = 0; others[i] != NULL; i++) {
         if (strcmp(key, others[i]) == 0) {
@@ -96,11 +97,20 @@ static void add_value(metric_row *row, double value, int64_t step,
     row->values++;
 }
 
+/* Under which name an event's numbers stand: an evaluation's own, of a finished fit its stage's;
+ * NULL: it has no numbers for the table. */
+static const char *name_of(const cps_json *event) {
+    const char *kind = cps_json_get_string(event, "event", "");
+    return strcmp(kind, "evaluation") == 0 ? cps_json_get_string(event, "name", NULL)
+           : strcmp(kind, "finish") == 0   ? cps_json_get_string(event, "stage", NULL)
+                                           : NULL;
+}
+
 static void collect(metric_table *table, const cps_json *events,
                     bool (*less_is_better)(const char *metric)) {
     for (const cps_json *at = cps_json_first(events); at != NULL; at = cps_json_next(at)) {
-        const char *name = cps_json_get_string(at, "name", NULL);
-        if (name == NULL || strcmp(cps_json_get_string(at, "event", ""), "evaluation") != 0) {
+        const char *name = name_of(at);
+        if (name == NULL) {
             continue;
         }
         const int64_t step = cps_json_get_integer(at, "step", 0);

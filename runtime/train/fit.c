@@ -59,6 +59,10 @@ int64_t cps_serve_fit_total(const cps_fit *fit) {
     return fit->total;
 }
 
+int64_t cps_serve_fit_first_row(const cps_fit *fit) {
+    return fit->first;
+}
+
 int64_t cps_serve_fit_pass(const cps_fit *fit) {
     return fit->pass;
 }

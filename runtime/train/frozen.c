@@ -353,16 +353,22 @@ static int64_t replaced_row(const cps_frozen_set *set, const cps_batch *batch, i
     return -1;
 }
 
+/* The row that stands for row `row` of the batch; -1: none can. */
+static int64_t row_for(const cps_frozen_set *set, const cps_batch *batch, int64_t row) {
+    const cps_place *place = &batch->streams[set->entry->stream].places[row];
+    const int64_t own = row_of(set, place->shard, place->record);
+    CPS_BUG_IF(own < 0);
+    const int64_t found = replaced_row(set, batch, row);
+    return found >= 0 ? found : set->stand_in[own];
+}
+
 cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
                            cps_real *values_out) {
     const cps_frozen_set *set = set_of(frozen, view);
     const cps_stream_rows *rows = &batch->streams[set->entry->stream];
     for (int64_t i = 0; i < rows->rows; i++) {
         const cps_place *place = &rows->places[i];
-        const int64_t own = row_of(set, place->shard, place->record);
-        CPS_BUG_IF(own < 0);
-        int64_t row = replaced_row(set, batch, i);
-        row = row >= 0 ? row : set->stand_in[own];
+        const int64_t row = row_for(set, batch, i);
         if (row < 0) {
             return cps_fail(CPS_ERR_DATA,
                             "shard '%s': none of its images in stream '%s' can be read, so record "
@@ -374,4 +380,16 @@ cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_bat
                (size_t)set->width * sizeof(cps_real));
     }
     return CPS_OK;
+}
+
+uint64_t cps_frozen_sample_id(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
+                              int64_t row) {
+    const cps_frozen_set *set = set_of(frozen, view);
+    const int64_t found = row_for(set, batch, row);
+    if (found < 0) {
+        return batch->streams[set->entry->stream].sample_ids[row];
+    }
+    cps_place place;
+    cps_stream_stored(set->stream, found, &place);
+    return place.sample_id;
 }

@@ -60,5 +60,9 @@ cps_frozen_rows cps_frozen_view(const cps_frozen *frozen, int32_t view);
  * Local. */
 cps_status cps_frozen_take(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
                            cps_real *values_out) CPS_MUST_CHECK;
+/* Id of the sample whose features cps_frozen_take gives as row `row`: another than the record's own
+ * where its image is bad. Local. */
+uint64_t cps_frozen_sample_id(const cps_frozen *frozen, int32_t view, const cps_batch *batch,
+                              int64_t row);
 
 #endif

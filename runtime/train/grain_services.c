@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "train/frozen.h"
 
 static bool planning(const cps_grain *grain) {
     return cps_tape_get_mode(grain->tape) == CPS_TAPE_PLAN;
@@ -49,6 +50,35 @@ int64_t cps_serve_grain_rows(const cps_grain *grain, int32_t view) {
 int64_t cps_serve_grain_first_row(const cps_grain *grain, int32_t view) {
     const int32_t index = view_of(grain, view);
     return index < 0 ? 0 : grain->views[index].first_row;
+}
+
+/* The loader's replacement for a bad image; else the record's own id. */
+static uint64_t shown_sample(const cps_grain *grain, int32_t stream, int64_t row) {
+    const cps_batch *batch = grain->batch;
+    for (int64_t b = 0; b < batch->bad_count; b++) {
+        const cps_bad_image *bad = &batch->bad[b];
+        if (bad->stream == stream && bad->row == row && bad->replaced_by >= 0) {
+            return cps_shard_sample_id(bad->shard, bad->replaced_by);
+        }
+    }
+    return batch->streams[stream].sample_ids[row];
+}
+
+uint64_t cps_serve_grain_sample_id(const cps_grain *grain, int32_t view, int64_t row) {
+    const int32_t index = view_of(grain, view);
+    const cps_stage_view *entry = index < 0 ? NULL : &grain->plan->views[index];
+    if (entry != NULL && (entry->stream < 0 || row < 0 || row >= grain->views[index].rows)) {
+        grain_fail(grain, "row %lld of view '%s' shows no sample", (long long)row,
+                   entry->view.name);
+    }
+    if (entry == NULL || entry->stream < 0 || grain->batch == NULL || row < 0 ||
+        row >= grain->batch->streams[entry->stream].rows) {
+        return 0;
+    }
+    return entry->view.mode == CPS_VIEW_FROZEN
+               ? cps_frozen_sample_id(grain->plan->frozen, index, grain->batch, row)
+           : entry->text ? grain->batch->streams[entry->stream].sample_ids[row]
+                         : shown_sample(grain, entry->stream, row);
 }
 
 cps_tensor *cps_serve_grain_output(const cps_grain *grain, int32_t view, uint32_t output) {

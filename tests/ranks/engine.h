@@ -455,9 +455,9 @@ static ENGINE_UNUSED cps_status engine_train(const engine_job *job, trial *t,
     return t->plan->has_finish ? cps_loop_fit(t->loop, true, &ends) : CPS_OK;
 }
 
-/* The loss of step 0 with all parameters at `values` (NULL: as they begin), and what one step of
- * SGD without momentum says of its gradient (NULL: not asked; [flat count], 0 where nothing
- * learns). */
+/* The loss of step 0, after a fit, with all parameters at `values` (NULL: as they begin), and what
+ * one step of SGD without momentum says of its gradient (NULL: not asked; [flat count], 0 where
+ * nothing learns). */
 static ENGINE_UNUSED double engine_loss(const engine_job *job, const double *values,
                                         double *gradient_out) {
     trial t;
@@ -471,6 +471,10 @@ static ENGINE_UNUSED double engine_loss(const engine_job *job, const double *val
     int64_t same = 0;
     double *before = engine_values(&t, &same);
     ENGINE_MUST(engine_frozen(&t));
+    if (t.plan->has_fit) {
+        bool ends = false;
+        ENGINE_MUST(cps_loop_fit(t.loop, false, &ends));
+    }
     ENGINE_MUST(engine_begin(&t));
     ENGINE_MUST(engine_step(&t, &result));
     ENGINE_CHECK(!result.skipped);

@@ -135,7 +135,10 @@ static void summary_table(void **state) {
         "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":20,\"samples\":50,\"top1\":0.75},"
         "{\"event\":\"evaluation\",\"name\":\"ret\",\"step\":20,\"m_rank\":123.5},"
         "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":30,\"samples\":50,\"top1\":0.5},"
-        "{\"event\":\"evaluation\",\"name\":\"ret\",\"step\":30,\"m_rank\":200}]";
+        "{\"event\":\"evaluation\",\"name\":\"ret\",\"step\":30,\"m_rank\":200},"
+        "{\"event\":\"fit\",\"objective\":\"o\",\"stage\":\"map\",\"step\":30,\"pass\":1,\"c\":3},"
+        "{\"event\":\"finish\",\"objective\":\"o\",\"stage\":\"map\",\"step\":30,\"pass\":1,"
+        "\"samples\":50,\"r2\":0.875}]";
     cps_json *events = NULL;
     assert_int_equal(cps_json_parse(text, sizeof text - 1, "test", &events), CPS_OK);
     const cps_summary_facts facts = {.run = "demo",
@@ -153,6 +156,7 @@ static void summary_table(void **state) {
                         "evaluation  metric        last        best    at step\n"
                         "cls         top1        0.5000      0.7500         20 *\n"
                         "ret         m_rank         200       123.5         20\n"
+                        "map         r2          0.8750      0.8750         30\n"
                         "* the checkpoint of this step is kept as the best\n"
                         "demo: 30 steps (1 skipped)  time 1:05  412 samples/s  2 ranks x 1 thread"
                         "  memory 1.50 GiB a rank  2 bad images (quarantine.jsonl)\n");

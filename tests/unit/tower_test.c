@@ -122,6 +122,22 @@ static void test_tokenizer_sets_vocabulary_and_context(void **state) {
     assert_int_equal(text->context, 24);
     cps_model_destroy(model);
     model = NULL;
+    assert_int_equal(try_model("{\"preset\": \"ViT-Micro-8\", \"towers\": {\"stock\": {\"kind\": "
+                               "\"text\", \"width\": 64, \"layers\": 1}}}",
+                               1000, 24, &model),
+                     CPS_OK);
+    const cps_tower_config *stock = cps_tower_get_config(cps_model_tower(model, "stock"));
+    assert_int_equal(stock->vocabulary, 1000);
+    assert_int_equal(stock->context, 24);
+    assert_int_equal(stock->embed_dim,
+                     cps_tower_get_config(cps_model_tower(model, "text"))->embed_dim);
+    cps_model_destroy(model);
+    model = NULL;
+    assert_int_equal(try_model("{\"preset\": \"ViT-Micro-8\", \"towers\": {\"stock\": {\"kind\": "
+                               "\"text\", \"width\": 64, \"layers\": 1, \"context\": 23}}}",
+                               1000, 24, &model),
+                     CPS_ERR_USAGE);
+    assert_non_null(strstr(cps_fail_message(), "model.towers.stock.context is 23"));
     assert_int_equal(try_model("{\"preset\": \"ViT-Micro-8\", \"text\": {\"vocabulary\": 999}}",
                                1000, 24, &model),
                      CPS_ERR_USAGE);
@@ -160,7 +176,7 @@ static void test_bad_specs_are_refused(void **state) {
 static const char with_dino[] =
     "{\"preset\": \"ViT-Micro-8\", \"towers\": {\"ssl\": {\"image_size\": 32, \"patch\": 8, "
     "\"width\": 12, \"layers\": 2, \"heads\": 3, \"variant\": \"dino\", \"drop_path\": 0.1}, "
-    "\"another\": {\"kind\": \"text\", \"context\": 9, \"vocabulary\": 30, \"width\": 8, "
+    "\"another\": {\"kind\": \"text\", \"context\": 40, \"vocabulary\": 30, \"width\": 8, "
     "\"layers\": 1, \"heads\": 2}}}";
 
 static void test_description_makes_the_same_model(void **state) {
