@@ -100,6 +100,18 @@ local function schedule(stage, place, explicit)
     check.report(check.child(place, "schedule"),
       "the optimizer's lr gives every step its rate already: leave out copse.%s, or give lr a number", own.kind)
   end
+  if type(stage.optimizer.weight_decay) == "table" and (own.final_weight_decay or -1) >= 0 then
+    check.report(check.child(place, "schedule"),
+      "the optimizer's weight_decay gives every step its own already: leave out final_weight_decay, or give weight_decay a number")
+  end
+  if (own.warmup_steps or 0) > 0 and (own.warmup_epochs or 0) > 0 then
+    check.report(check.child(place, "schedule"), "has warmup_steps = %d and warmup_epochs = %d: give one of them", own.warmup_steps,
+      own.warmup_epochs)
+  end
+  if (stage.epochs or 0) > 0 and (own.warmup_epochs or 0) > stage.epochs then
+    check.report(check.child(place, "schedule"), "warmup_epochs = %d is more than the stage's epochs = %d", own.warmup_epochs,
+      stage.epochs)
+  end
   if (stage.steps or 0) > 0 and (own.warmup_steps or 0) > stage.steps then
     check.report(check.child(place, "schedule"), "warmup_steps = %d is more than the stage's steps = %d", own.warmup_steps,
       stage.steps)

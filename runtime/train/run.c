@@ -224,11 +224,10 @@ static cps_status tabulate(cps_run *run, int64_t index) {
     cps_schedule schedule;
     CPS_TRY(cps_schedule_parse(options->schedule_kind == NULL ? "constant" : options->schedule_kind,
                                options->schedule, where, stage->arena, &schedule));
-    CPS_TRY(cps_schedule_tabulate(&schedule, optimizer.lr, where, steps, stage->lr));
-    for (int64_t i = 0; i < steps; i++) {
-        stage->weight_decay[i] = cps_numbers_at(optimizer.weight_decay, i);
-    }
-    return CPS_OK;
+    CPS_TRY(cps_schedule_tabulate(&schedule, optimizer.lr, where, steps,
+                                  stage->plan->steps_per_epoch, stage->lr));
+    return cps_schedule_weight_decay(&schedule, optimizer.weight_decay, where, steps,
+                                     stage->weight_decay);
 }
 
 static cps_status check_ranks(const cps_run *run, int64_t index) {

@@ -211,13 +211,13 @@ static void test_cosine(void **state) {
     const double base = 0.003;
     const cps_schedule cosine = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = 3};
     double values[8];
-    assert_int_equal(cps_schedule_tabulate(&cosine, (cps_numbers){1, &base}, "s", 8, values),
+    assert_int_equal(cps_schedule_tabulate(&cosine, (cps_numbers){1, &base}, "s", 8, 0, values),
                      CPS_OK);
     for (int32_t i = 0; i < 8; i++) {
         assert_true(fabs(values[i] - wanted[i]) < 1e-17);
     }
     const cps_schedule raised = {.kind = CPS_SCHEDULE_COSINE, .final = 0.001};
-    assert_int_equal(cps_schedule_tabulate(&raised, (cps_numbers){1, &base}, "s", 8, values),
+    assert_int_equal(cps_schedule_tabulate(&raised, (cps_numbers){1, &base}, "s", 8, 0, values),
                      CPS_OK);
     assert_true(values[0] == base && fabs(values[4] - 0.002) < 1e-18 && values[7] > 0.001);
 }
@@ -228,24 +228,65 @@ static void test_constant_and_tables(void **state) {
     const cps_schedule constant = {.kind = CPS_SCHEDULE_CONSTANT};
     const cps_schedule warm = {.kind = CPS_SCHEDULE_CONSTANT, .warmup_steps = 2};
     double values[3];
-    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){1, &base}, "s", 3, values),
+    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){1, &base}, "s", 3, 0, values),
                      CPS_OK);
     assert_true(values[0] == 2 && values[2] == 2);
-    assert_int_equal(cps_schedule_tabulate(&warm, (cps_numbers){1, &base}, "s", 3, values), CPS_OK);
+    assert_int_equal(cps_schedule_tabulate(&warm, (cps_numbers){1, &base}, "s", 3, 0, values),
+                     CPS_OK);
     assert_true(values[0] == 1 && values[1] == 2 && values[2] == 2);
-    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){3, table}, "s", 3, values),
+    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){3, table}, "s", 3, 0, values),
                      CPS_OK);
     assert_true(values[1] == 6);
-    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){3, table}, "s", 4, values),
+    assert_int_equal(cps_schedule_tabulate(&constant, (cps_numbers){3, table}, "s", 4, 0, values),
                      CPS_ERR_USAGE);
     assert_non_null(strstr(cps_fail_message(), "3 values"));
-    assert_int_equal(cps_schedule_tabulate(&warm, (cps_numbers){3, table}, "s", 3, values),
+    assert_int_equal(cps_schedule_tabulate(&warm, (cps_numbers){3, table}, "s", 3, 0, values),
                      CPS_ERR_USAGE);
     assert_non_null(strstr(cps_fail_message(), "already"));
     const cps_schedule late = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = 4};
-    assert_int_equal(cps_schedule_tabulate(&late, (cps_numbers){1, &base}, "s", 3, values),
+    assert_int_equal(cps_schedule_tabulate(&late, (cps_numbers){1, &base}, "s", 3, 0, values),
                      CPS_ERR_USAGE);
     assert_non_null(strstr(cps_fail_message(), "only 3 steps"));
+}
+
+/* The base comes twice, the final value never. Numbers: numpy's linspace, then the cosine of
+ * agriclip.md 2.2.6. */
+static void test_dino_tables(void **state) {
+    (void)state;
+    const double wanted[] = {
+        0.0,      0.0006666666666666666, 0.0013333333333333333, 0.002,
+        0.002,    0.0019242601348487302, 0.001708571247280615,  0.0013857700152032644,
+        0.001005, 0.0006242299847967357, 0.0003014287527193853, 8.573986515126981e-05};
+    const double base = 0.002, decay = 0.04, table[] = {1, 2};
+    const cps_schedule schedule = {.kind = CPS_SCHEDULE_COSINE,
+                                   .warmup_epochs = 1,
+                                   .warmup = CPS_WARMUP_LINSPACE,
+                                   .final = 1e-5,
+                                   .final_weight_decay = 0.4};
+    double values[12];
+    assert_int_equal(cps_schedule_tabulate(&schedule, (cps_numbers){1, &base}, "s", 12, 4, values),
+                     CPS_OK);
+    for (int32_t i = 0; i < 12; i++) {
+        assert_true(fabs(values[i] - wanted[i]) < 1e-17);
+    }
+    assert_int_equal(cps_schedule_tabulate(&schedule, (cps_numbers){1, &base}, "s", 3, 4, values),
+                     CPS_ERR_USAGE);
+    assert_non_null(strstr(cps_fail_message(), "warmup_epochs is 1 of 4 steps"));
+    assert_int_equal(cps_schedule_weight_decay(&schedule, (cps_numbers){1, &decay}, "s", 8, values),
+                     CPS_OK);
+    assert_true(fabs(values[0] - decay) < 1e-16 && fabs(values[4] - 0.22) < 1e-15);
+    assert_true(values[7] > 0.37 && values[7] < 0.4);
+    assert_int_equal(cps_schedule_weight_decay(&schedule, (cps_numbers){2, table}, "s", 2, values),
+                     CPS_ERR_USAGE);
+    assert_non_null(strstr(cps_fail_message(), "take out final_weight_decay"));
+    const cps_schedule both = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = 1, .warmup_epochs = 1};
+    assert_int_equal(cps_schedule_tabulate(&both, (cps_numbers){1, &base}, "s", 8, 2, values),
+                     CPS_ERR_USAGE);
+    assert_non_null(strstr(cps_fail_message(), "give one of them"));
+    const cps_schedule stays = {.kind = CPS_SCHEDULE_COSINE, .final_weight_decay = -1};
+    assert_int_equal(cps_schedule_weight_decay(&stays, (cps_numbers){2, table}, "s", 2, values),
+                     CPS_OK);
+    assert_true(values[0] == 1 && values[1] == 2);
 }
 
 static void test_schedule_options(void **state) {
@@ -269,15 +310,11 @@ static void test_schedule_options(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_sgd),
-        cmocka_unit_test(test_lars),
-        cmocka_unit_test(test_slices_change_no_bit),
-        cmocka_unit_test(test_clip_factor),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_cosine),
-        cmocka_unit_test(test_constant_and_tables),
-        cmocka_unit_test(test_schedule_options),
+        cmocka_unit_test(test_adamw),       cmocka_unit_test(test_sgd),
+        cmocka_unit_test(test_lars),        cmocka_unit_test(test_slices_change_no_bit),
+        cmocka_unit_test(test_clip_factor), cmocka_unit_test(test_options),
+        cmocka_unit_test(test_cosine),      cmocka_unit_test(test_constant_and_tables),
+        cmocka_unit_test(test_dino_tables), cmocka_unit_test(test_schedule_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -279,7 +279,7 @@ static void check_rates(cps_h5 *file) {
     const cps_schedule schedule = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = (int64_t)warmup};
     const cps_numbers from = {.count = 1, .values = &base};
     double *table = vectors_doubles((int64_t)total), *lr = vectors_doubles(count);
-    vectors_need(cps_schedule_tabulate(&schedule, from, group, (int64_t)total, table));
+    vectors_need(cps_schedule_tabulate(&schedule, from, group, (int64_t)total, 0, table));
     for (int64_t i = 0; i < count; i++) {
         vectors_need_same(group, steps.values[i] >= 0.0 && steps.values[i] < total);
         lr[i] = table[(int64_t)steps.values[i]];

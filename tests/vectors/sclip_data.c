@@ -317,7 +317,7 @@ static void check_schedule(cps_h5 *file, const char *group) {
     const cps_schedule schedule = {.kind = CPS_SCHEDULE_COSINE, .warmup_steps = (int64_t)warmup};
     const cps_numbers from = {.count = 1, .values = &base};
     double *lr = room((int64_t)steps, sizeof *lr);
-    vectors_need(cps_schedule_tabulate(&schedule, from, group, (int64_t)steps, lr));
+    vectors_need(cps_schedule_tabulate(&schedule, from, group, (int64_t)steps, 0, lr));
     sclip_expect_exact(file, group, "lr", lr, (int64_t)steps);
     free(lr);
 }

@@ -369,7 +369,7 @@ static void check_training(const subject *s) {
         vectors_unusable("out of memory for %lld steps", (long long)t.steps);
     }
     const cps_numbers base = {.count = 1, .values = &t.lr};
-    need(cps_schedule_tabulate(&t.schedule, base, t.where, t.steps, lr));
+    need(cps_schedule_tabulate(&t.schedule, base, t.where, t.steps, 0, lr));
     for (int64_t step = 0; step < t.steps; step++) {
         batch b = read_batch(s, inputs, t.steps, step);
         run(s, &b);
