@@ -60,9 +60,10 @@ const cps_option cps_job_option_rows[] = {
      .offset = offsetof(cps_job_options, max_bad)},
     {.name = "max_skipped_steps",
      .kind = CPS_OPT_INTEGER,
-     .help = "steps in a row that may be skipped for a non-finite loss or gradient",
-     .default_text = "10",
-     .minimum = 0,
+     .help = "steps in a row that may be skipped for a non-finite loss or gradient; -1: as many as "
+             "the stage's objective says, 10 where it says nothing",
+     .default_text = "-1",
+     .minimum = -1,
      .maximum = 1e6,
      .offset = offsetof(cps_job_options, max_skipped_steps)},
     {.name = NULL},
@@ -142,7 +143,7 @@ const cps_option cps_stage_rows[] = {
     {.name = "max_skipped_steps",
      .kind = CPS_OPT_INTEGER,
      .help = "as the job's, for this stage",
-     .minimum = 0,
+     .minimum = -1,
      .maximum = 1e6,
      .offset = offsetof(cps_stage_options, max_skipped_steps)},
     {.name = "max_bad",
@@ -321,8 +322,14 @@ cps_status cps_stage_options_parse(const cps_json *stage, const char *where, cps
                                    cps_stage_options *out) {
     static const char *const also[] = {"objectives", "embed",     "rows",     "train",
                                        "lr_factors", "optimizer", "schedule", NULL};
-    cps_stage_options options = {.max_bad = -1, .max_skipped_steps = 10};
+    cps_stage_options options = {0};
     CPS_TRY(cps_options_parse(cps_stage_rows, stage, where, also, arena, &options));
+    if (cps_json_get(stage, "max_bad") == NULL) {
+        options.max_bad = -1;
+    }
+    if (cps_json_get(stage, "max_skipped_steps") == NULL) {
+        options.max_skipped_steps = -1;
+    }
     CPS_TRY(parse_objectives(cps_json_get(stage, "objectives"), where, arena, &options));
     CPS_TRY(parse_named_numbers(cps_json_get(stage, "rows"), where, arena, &options.row_count,
                                 &options.rows));

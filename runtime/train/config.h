@@ -22,7 +22,7 @@ typedef struct cps_job_options {
     int64_t parts;        /* most parts of a global batch, hence most ranks */
     double watchdog_seconds;
     int64_t max_bad;           /* bad images before the run ends; -1: no limit */
-    int64_t max_skipped_steps; /* skipped steps in a row before the run ends */
+    int64_t max_skipped_steps; /* skipped steps in a row before the run ends; -1: the objective's */
     bool has_on_evaluate;      /* rank 0: cps_job_on_evaluate */
 } cps_job_options;
 extern const cps_option cps_job_option_rows[];
@@ -51,7 +51,8 @@ typedef struct cps_stage_options {
     double clip_tensor;           /* of each tensor's norm; 0: none */
     int64_t activation_budget_mb; /* per rank, for tapes that are kept; 0: replay always, -1: no
                                      limit */
-    int64_t max_skipped_steps, max_bad; /* the job's unless the stage says otherwise */
+    int64_t max_skipped_steps, max_bad; /* the job's unless the stage says otherwise; in a plan the
+                                           objective's wish stands in for -1 */
     cps_numbers crop;   /* [2] area of the random resized crop, least and most; {1,1}: evaluation
                            preprocessing */
     cps_numbers aspect; /* [2] its aspect, least and most */

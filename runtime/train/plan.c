@@ -119,6 +119,14 @@ static cps_status choose_embed(cps_stage_plan *plan) {
                     plan->index + 1, plan->options.embed);
 }
 
+/* What neither the job nor the stage says the objectives do. */
+static void settle_skips(cps_stage_plan *plan) {
+    const int64_t usual = 10;
+    if (plan->options.max_skipped_steps < 0) {
+        plan->options.max_skipped_steps = plan->wanted_skipped >= 0 ? plan->wanted_skipped : usual;
+    }
+}
+
 /* A stage of a fit alone has no batches; plans are made for one grain. */
 static cps_status check_batch(cps_stage_plan *plan) {
     cps_stage_options *options = &plan->options;
@@ -168,6 +176,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
     plan->steps = context->steps;
     plan->steps_per_epoch = context->steps_per_epoch;
     plan->validation = context->validation;
+    plan->wanted_skipped = -1;
     CPS_TRY(check_batch(plan));
     plan->grains = plan->options.global_batch / plan->options.grain;
     plan->instance_count = (int32_t)options->objective_count;
@@ -185,6 +194,7 @@ cps_status cps_stage_plan_create(const cps_stage_options *options, const cps_sta
         }
         note_functions(plan, plan->instances[i].objective);
     }
+    settle_skips(plan);
     cps_status status = settle_streams(plan, context);
     status = status != CPS_OK ? status : choose_embed(plan);
     status = status != CPS_OK ? status : check_tail(plan);

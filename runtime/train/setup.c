@@ -226,8 +226,26 @@ static void keep_view(cps_setup *setup, cps_stage_view *entry, const cps_view *v
     }
 }
 
+/* The loader's input of an image view that shows the same: a stream's pictures by one recipe with
+ * one crop number, whatever towers look at them. -1: none yet. */
+static int32_t find_input(const cps_stage_plan *plan, const cps_stage_view *entry) {
+    for (int32_t i = 0; i < plan->view_count && !entry->text; i++) {
+        const cps_stage_view *there = &plan->views[i];
+        if (there != entry && there->input >= 0 && !there->text && there->stream == entry->stream &&
+            there->view.crop == entry->view.crop &&
+            cps_recipe_digest(&there->recipe) == cps_recipe_digest(&entry->recipe)) {
+            return there->input;
+        }
+    }
+    return -1;
+}
+
 static cps_status add_input(cps_setup *setup, cps_stage_view *entry, int32_t index) {
     cps_stage_plan *plan = setup->plan;
+    entry->input = find_input(plan, entry);
+    if (entry->input >= 0) {
+        return CPS_OK;
+    }
     cps_input_context *context = cps_arena_alloc(plan->arena, sizeof *context);
     if (context == NULL) {
         return CPS_ERR_UNAVAILABLE;
@@ -728,6 +746,13 @@ int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, co
         }
     }
     return -1;
+}
+
+void cps_serve_setup_max_skipped(cps_setup *setup, int64_t steps) {
+    cps_stage_plan *plan = setup->plan;
+    const int64_t wish = cps_max_i64(steps, 0);
+    plan->wanted_skipped =
+        plan->wanted_skipped < 0 ? wish : cps_min_i64(plan->wanted_skipped, wish);
 }
 
 int64_t cps_serve_setup_steps(const cps_setup *setup) {

@@ -14,7 +14,7 @@
 
 enum {
     CPS_STAGE_VIEWS = 64,
-    CPS_CALL_VIEWS = 16,
+    CPS_CALL_VIEWS = CPS_STAGE_VIEWS,
     CPS_INSTANCE_IDS = 512, /* parameters and buffers of one instance */
     CPS_STAGE_SLOTS = 64,
     CPS_STAGE_TERMS = 64,
@@ -195,6 +195,7 @@ typedef struct cps_stage_plan {
     int64_t sum_width;   /* doubles a grain adds up */
     int32_t rule_count;
     cps_stage_rule rules[CPS_INSTANCE_IDS];
+    int64_t wanted_skipped; /* an objective's wish for max_skipped_steps; -1: none */
     int32_t hold_count;
     cps_stage_hold holds[CPS_INSTANCE_IDS];
     int32_t ema_count;

@@ -146,7 +146,7 @@ static void test_options_of_stages(void **unused) {
     assert_int_equal(stage.steps, 5000);
     assert_int_equal(stage.tail, CPS_TAIL_KEEP);
     assert_int_equal(stage.max_bad, -1);
-    assert_int_equal(stage.max_skipped_steps, 10);
+    assert_int_equal(stage.max_skipped_steps, -1);
     assert_int_equal(stage.train.count, 2);
     assert_string_equal(stage.train.lines[1], "!ssl.*");
     assert_string_equal(stage.lr_factors[0].name, "visual.*");
