@@ -569,7 +569,8 @@ static cps_status add_ema(cps_setup *setup, int32_t param, cps_numbers momentum)
     return CPS_OK;
 }
 
-/* Whether every parameter of `to` is the moving average of its fellow in `from`. */
+/* Whether every parameter of `to` is the moving average of its fellow in `from`; running statistics
+ * are each tower's own. */
 static bool follows(cps_params *params, const cps_tower *from, const cps_tower *to) {
     int32_t count = 0, to_count = 0;
     const int32_t *sources = cps_tower_params(from, &count);
@@ -577,8 +578,10 @@ static bool follows(cps_params *params, const cps_tower *from, const cps_tower *
     bool all = count == to_count;
     for (int32_t i = 0; i < count && all; i++) {
         const cps_param_spec *spec = &cps_params_at(params, copies[i])->spec;
-        all = spec->kind == CPS_PARAM_EMA &&
-              same_text(spec->ema_of, cps_params_at(params, sources[i])->name);
+        const cps_param *source = cps_params_at(params, sources[i]);
+        all = source->spec.kind == CPS_PARAM_BUFFER
+                  ? spec->kind == CPS_PARAM_BUFFER
+                  : spec->kind == CPS_PARAM_EMA && same_text(spec->ema_of, source->name);
     }
     return all;
 }
@@ -613,7 +616,9 @@ cps_status cps_serve_setup_ema(cps_setup *setup, const char *source, const char 
     }
     const cps_numbers table = keep_numbers(setup, momentum);
     for (int32_t i = 0; i < count; i++) {
-        CPS_TRY(add_ema(setup, copies[i], table));
+        if (cps_params_at(cps_model_params(model), copies[i])->spec.kind == CPS_PARAM_EMA) {
+            CPS_TRY(add_ema(setup, copies[i], table));
+        }
     }
     return CPS_OK;
 }

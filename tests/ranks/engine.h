@@ -261,6 +261,7 @@ typedef struct engine_job {
     int64_t parts;                      /* 0: 32 */
     int64_t context;                    /* positions of a text; 0: 16 */
     const char *evaluate;               /* JSON list; NULL: none */
+    const char *ssl;                    /* JSON of the tower "ssl"; NULL: a ViT of one block */
 } engine_job;
 
 /* malloc'ed. */
@@ -291,17 +292,19 @@ static char *engine_job_text(const engine_job *job) {
         "\"model\":{\"embed_dim\":8,\"image\":{\"image_size\":16,\"patch\":8,\"width\":16,"
         "\"layers\":1,\"heads\":2},"
         "\"text\":{\"width\":16,\"layers\":1,\"heads\":2,\"context\":%lld},"
-        "\"towers\":{\"ssl\":{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,"
-        "\"width\":12,\"layers\":1,\"heads\":2}}},"
+        "\"towers\":{\"ssl\":%s}},"
         "\"tokenizer\":{\"merges\":\"%s/merges.txt\",\"context\":%lld},"
         "\"data\":{\"paired\":{\"shards\":[\"%s/%s\"]},\"extra\":{\"shards\":[\"%s/extra.h5\"]}},"
         "\"stages\":[{\"name\":\"stage1\",\"objectives\":%s,\"epochs\":0,\"steps\":%lld,\"global_"
         "batch\":%lld,\"grain\":%lld,\"crop\":[0.5,1]%s,"
         "\"optimizer\":%s,\"schedule\":{\"kind\":\"constant\"}}],\"evaluate\":%s,\"checkpoint\":{}"
         "}",
-        (long long)(job->parts > 0 ? job->parts : 32), context, the_engine.folder, context,
-        the_engine.folder, job->shards == NULL ? "train.h5" : job->shards, the_engine.folder,
-        objectives,
+        (long long)(job->parts > 0 ? job->parts : 32), context,
+        job->ssl == NULL ? "{\"kind\":\"vit\",\"variant\":\"dino\",\"image_size\":16,\"patch\":8,"
+                           "\"width\":12,\"layers\":1,\"heads\":2}"
+                         : job->ssl,
+        the_engine.folder, context, the_engine.folder,
+        job->shards == NULL ? "train.h5" : job->shards, the_engine.folder, objectives,
         (long long)(job->steps == 0  ? 2
                     : job->steps < 0 ? 0
                                      : job->steps),
@@ -391,6 +394,8 @@ static ENGINE_UNUSED cps_status engine_begin(trial *t) {
                                          .lr = stage->lr,
                                          .weight_decay = stage->weight_decay,
                                          .steps = t->plan->steps,
+                                         .grad_clip_norm = t->plan->options.grad_clip_norm,
+                                         .clip_tensor = t->plan->options.clip_tensor,
                                          .world = true};
     CPS_TRY(cps_updater_create(&options, &t->loop->updater));
     for (int32_t i = 0; i < t->plan->ema_count; i++) {
@@ -490,19 +495,14 @@ static ENGINE_UNUSED double engine_loss(const engine_job *job, const double *val
     return result.loss;
 }
 
-/* Relative error of the gradient against central differences of the loss along four unit
- * directions: the gradient's own and random ones. */
-static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
-    const double h = 1e-4;
-    trial t;
-    int64_t count = 0;
-    ENGINE_MUST(engine_open(job, &t));
-    double *values = engine_values(&t, &count);
-    engine_close(&t);
+/* Relative error of the gradient with all `count` parameters at `values` against central
+ * differences over h of the loss along four unit directions: the gradient's own and random ones. */
+static ENGINE_UNUSED double engine_gradient_error_at(const engine_job *job, const double *values,
+                                                     int64_t count, double h) {
     double *gradient = calloc((size_t)count, sizeof *gradient);
     double *direction = calloc((size_t)count, sizeof *direction);
     double *moved = calloc((size_t)count, sizeof *moved);
-    engine_loss(job, NULL, gradient);
+    engine_loss(job, values, gradient);
     double most = 0.0, norm = 0.0, learning = 0.0;
     for (int64_t i = 0; i < count; i++) {
         norm += gradient[i] * gradient[i];
@@ -529,11 +529,22 @@ static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
         const double error = fabs(slope - product);
         most = fmax(most, error / fmax(fabs(product), sqrt(norm / learning)));
     }
-    free(values);
     free(direction);
     free(gradient);
     free(moved);
     return most;
+}
+
+/* The same at the values that parameters begin with. */
+static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
+    trial t;
+    int64_t count = 0;
+    ENGINE_MUST(engine_open(job, &t));
+    double *values = engine_values(&t, &count);
+    engine_close(&t);
+    const double error = engine_gradient_error_at(job, values, count, 1e-4);
+    free(values);
+    return error;
 }
 
 /* Whether the gradient is within 1e-6 of the differences; else the error is shown. */
