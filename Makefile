@@ -108,6 +108,9 @@ $$($(1)_root)/tests/%: $$($(1)_root)/obj/tests/%.o $$($(1)_extra) $$($(1)_root)/
 $$($(1)_root)/tests/plugins/%_test: $$($(1)_root)/obj/plugins/%_test.o $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)
 	$$(call quiet,LD)$$(CC) $(sanitize) $$^ -o $$@ $(pkg_libs) -lcmocka $$(LDFLAGS)
+# Operations of a plugin are checked one by one, from its own objects.
+$$($(1)_root)/obj/plugins/agriclip/agriclip_dino_ops_test.o: private CFLAGS += -Iruntime/plugin
+$$($(1)_root)/tests/plugins/agriclip/agriclip_dino_ops_test: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/agriclip/*.c)))
 $$($(1)_root)/tests/vectors_%: $$($(1)_root)/obj/tests/vectors/vectors_%.o $$(patsubst %.c,$$($(1)_root)/obj/%.o,$(vectors_shared)) \
                                 $$($(1)_extra) $$($(1)_root)/libcopse.a
 	@mkdir -p $$(@D)

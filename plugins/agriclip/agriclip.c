@@ -1,5 +1,6 @@
 /* The plugin of AgriCLIP's stages. The first of them, contrastive training, is `clip`. */
 #include "agriclip.h"
+#include "dino.h"
 
 static const cps_objective objectives[] = {
     {.name = "agriclip.align",
@@ -14,6 +15,15 @@ static const cps_objective objectives[] = {
      .finish_block = agriclip_align_finish_block,
      .finish_solve = agriclip_align_finish_solve,
      .embed = agriclip_align_embed},
+    {.name = "agriclip.dino",
+     .help = "Self-distillation of an image tower on its own crops (DINO).",
+     .options = agriclip_dino_rows,
+     .options_bytes = sizeof(agriclip_dino_options),
+     .create = agriclip_dino_create,
+     .prepare = agriclip_dino_prepare,
+     .grain_loss = agriclip_dino_grain_loss,
+     .commit = agriclip_dino_commit,
+     .embed = agriclip_dino_embed},
 };
 static const cps_plugin_info info = CPS_PLUGIN_INFO(objectives);
 

@@ -22,6 +22,11 @@
 #include "tensor/gemm.h"
 #include "tensor/ops.h"
 
+/* Operations of a plugin ask the tape for their host: define it before, as a pointer to the table. */
+#ifndef GC_HOST
+#define GC_HOST NULL
+#endif
+
 enum { GC_INPUTS = 6, GC_DIRECTIONS = 3, GC_ENTRIES = 5 };
 
 /* An operand: elements are offset + scale * normal. A constant has no gradient. */
@@ -128,7 +133,7 @@ static double gc_run(gc_state *s, gc_way way) {
                                : way == GC_VALUE ? CPS_TAPE_PLAIN
                                                  : CPS_TAPE_RECORD;
     cps_tape *tape;
-    assert_int_equal(cps_tape_create(arena, mode, NULL, &tape), CPS_OK);
+    assert_int_equal(cps_tape_create(arena, mode, GC_HOST, &tape), CPS_OK);
     cps_tensor *operands[GC_INPUTS], *middle[GC_INPUTS];
     gc_operands(s, tape, way, operands, middle);
     cps_tensor *y = s->test->build(tape, operands, s->test->context);
