@@ -1,5 +1,6 @@
 #include "eval/classifier_file.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -228,27 +229,65 @@ static cps_status read_widths(cps_h5 *file, cps_features *vectors) {
                            cps_h5_path(file));
 }
 
+/* `count` 16-bit floats at a byte of the file, through a table of all there are: HDF5 converts them
+ * a bit at a time. */
+static cps_status read_halves(const char *path, int64_t address, int64_t count,
+                              cps_real *values_out) {
+    enum { ALL = 1 << 16, BLOCK = 1 << 20 };
+    cps_real *table = malloc(ALL * sizeof *table);
+    uint16_t *block = malloc(BLOCK * sizeof *block);
+    FILE *file = fopen(path, "rb");
+    cps_status status = table == NULL || block == NULL ? fail_memory(path) : CPS_OK;
+    if (status == CPS_OK && (file == NULL || fseeko(file, (off_t)address, SEEK_SET) != 0)) {
+        status = cps_fail(CPS_ERR_IO, "classifier '%s' cannot be read: %s", path, strerror(errno));
+    }
+    for (int32_t i = 0; i < ALL && status == CPS_OK; i++) {
+        table[i] = (cps_real)cps_half_to_float((uint16_t)i);
+    }
+    for (int64_t first = 0; first < count && status == CPS_OK; first += BLOCK) {
+        const size_t length = (size_t)cps_min_i64(BLOCK, count - first);
+        if (fread(block, sizeof *block, length, file) != length) {
+            status = cps_fail(CPS_ERR_IO, "classifier '%s' cannot be read: %s", path,
+                              feof(file) ? "it ends too early" : strerror(errno));
+        }
+        for (size_t i = 0; i < length && status == CPS_OK; i++) {
+            values_out[first + (int64_t)i] = table[block[i]];
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    free(block);
+    free(table);
+    return status;
+}
+
 /* *half_out: stored as 16 bits. */
 static cps_status read_vectors(cps_h5 *file, cps_features *vectors, bool *half_out) {
     cps_h5_info info;
-    int64_t address, count = 0;
+    int64_t address;
     size_t bytes;
-    void *values = NULL;
     const cps_h5_type real = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
     CPS_TRY(read_widths(file, vectors));
     CPS_TRY(need_whole(file, "vectors", 2, &info));
     CPS_TRY(cps_h5_address(file, "vectors", &address, &bytes));
-    if (info.shape[1] != vectors->width) {
+    if (info.shape[1] != vectors->width || (info.type != CPS_H5_F32 && info.type != CPS_H5_F64)) {
         return cps_fail(CPS_ERR_DATA,
                         "classifier '%s': vectors of %lld numbers, its components "
                         "have %lld: the file is damaged",
                         cps_h5_path(file), (long long)info.shape[1], (long long)vectors->width);
     }
-    *half_out = bytes == 2 * (size_t)info.count;
-    CPS_TRY(cps_h5_read_alloc(file, "vectors", real, SIZE_MAX, &values, &count));
-    vectors->values = values;
+    size_t wanted;
+    if (cps_mul_size((size_t)info.count, sizeof *vectors->values, &wanted)) {
+        vectors->values = malloc(wanted);
+    }
+    if (vectors->values == NULL) {
+        return fail_memory(cps_h5_path(file));
+    }
     vectors->rows = info.shape[0];
-    return CPS_OK;
+    *half_out = bytes == sizeof(uint16_t) * (size_t)info.count;
+    return *half_out ? read_halves(cps_h5_path(file), address, info.count, vectors->values)
+                     : cps_h5_read(file, "vectors", real, info.count, vectors->values);
 }
 
 static cps_status read_origin(cps_h5 *file, cps_classifier_origin *origin) {
