@@ -214,14 +214,14 @@ static cps_status read_templates(const char *name, cps_classifier_origin *origin
 }
 
 static cps_status make_origin(const cps_main_text_options *options, const cps_scorer *scorer,
-                              uint64_t tokenizer_digest, cps_main_record *record,
-                              cps_main_classes *classes) {
+                              cps_main_record *record, cps_main_classes *classes) {
     const bool taxa = cps_class_names_are_taxa(&classes->classifier.names);
     cps_classifier_origin *origin = &classes->origin;
     *origin = (cps_classifier_origin){.text = cps_format("%s", taxa ? options->text : "label"),
                                       .averaging = cps_format("%s", averagings[options->averaging]),
                                       .model_digest = cps_scorer_digest(scorer),
-                                      .tokenizer_digest = tokenizer_digest};
+                                      .tokenizer_digest =
+                                          cps_tokenizer_digest(cps_scorer_tokenizer(scorer))};
     CPS_TRY(read_templates(options->templates, origin));
     cps_main_record_fact(record, "text", "%s", origin->text);
     cps_main_record_fact(record, "templates", "%s: %lld, from '%s' on; %s", options->templates,
@@ -230,6 +230,37 @@ static cps_status make_origin(const cps_main_text_options *options, const cps_sc
     cps_json *list = cps_json_add_array(record->json, "templates");
     for (int64_t i = 0; i < origin->template_count; i++) {
         cps_json_add_string(list, NULL, origin->templates[i]);
+    }
+    return CPS_OK;
+}
+
+/* Texts that the tower does not see to their end: classes may then look alike. By the first
+ * template, as a sample of all. */
+static cps_status warn_of_cut_texts(const cps_scorer *scorer, const cps_classifier_origin *origin,
+                                    char *const *texts, int64_t count) {
+    const cps_tower *tower = cps_model_tower(cps_scorer_model(scorer), "text");
+    const char *place = strstr(origin->templates[0], "{}");
+    if (tower == NULL || place == NULL) {
+        return CPS_OK; /* a template without a place is refused later */
+    }
+    const int64_t context = cps_tower_get_config(tower)->context;
+    int64_t cut = 0, first = -1;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t length = 0;
+        char *text = cps_format("%.*s%s%s", (int)(place - origin->templates[0]),
+                                origin->templates[0], texts[i], place + 2);
+        const cps_status status = cps_tokenizer_length(cps_scorer_tokenizer(scorer), text, &length);
+        free(text);
+        CPS_TRY(status);
+        first = length > context && cut == 0 ? i : first;
+        cut += length > context;
+    }
+    if (cut > 0) {
+        cps_log(
+            CPS_LOG_WARN,
+            "%lld of %lld class texts are longer than the %lld tokens that the model reads, and "
+            "are cut ('%s' is one)",
+            (long long)cut, (long long)count, (long long)context, texts[first]);
     }
     return CPS_OK;
 }
@@ -284,9 +315,11 @@ static cps_status encode_texts(const cps_app *app, const cps_main_text_options *
                                const cps_scorer *scorer, cps_main_classes *classes) {
     const int64_t count = classes->classifier.names.count;
     char **texts = NULL;
-    cps_status status =
-        cps_agree(app->comm, "class texts",
-                  cps_class_texts(&classes->classifier.names, classes->origin.text, &texts));
+    cps_status status = cps_class_texts(&classes->classifier.names, classes->origin.text, &texts);
+    if (status == CPS_OK) {
+        status = warn_of_cut_texts(scorer, &classes->origin, texts, count);
+    }
+    status = cps_agree(app->comm, "class texts", status);
     for (int64_t first = 0; first < count && status == CPS_OK; first += CHUNK) {
         show_texts(first, count);
         if (cps_agree_any(app->comm, "class texts", cps_signal_seen())) {
@@ -397,11 +430,10 @@ static cps_status save_loaded(const cps_app *app, const cps_scorer *scorer,
 }
 
 cps_status cps_main_classes_encode(const cps_app *app, const cps_main_text_options *options,
-                                   const cps_scorer *scorer, uint64_t tokenizer_digest,
-                                   cps_main_record *record, cps_main_classes *classes) {
+                                   const cps_scorer *scorer, cps_main_record *record,
+                                   cps_main_classes *classes) {
     if (cps_main_classes_need_texts(classes)) {
-        CPS_TRY(cps_agree(app->comm, "templates",
-                          make_origin(options, scorer, tokenizer_digest, record, classes)));
+        CPS_TRY(cps_agree(app->comm, "templates", make_origin(options, scorer, record, classes)));
         CPS_TRY(make_vectors(app, options, scorer, record, classes));
     } else {
         cps_main_record_fact(record, "text", "%s, %lld templates, %s", classes->origin.text,

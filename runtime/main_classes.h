@@ -55,8 +55,7 @@ bool cps_main_classes_need_texts(const cps_main_classes *classes);
 /* Collective. Vectors by the scorer's text side, or those of --save-classifier if it holds just
  * these; saves. Or checks that loaded ones belong to this model. ENDED: a signal came. */
 cps_status cps_main_classes_encode(const cps_app *app, const cps_main_text_options *options,
-                                   const cps_scorer *scorer, uint64_t tokenizer_digest,
-                                   cps_main_record *record,
+                                   const cps_scorer *scorer, cps_main_record *record,
                                    cps_main_classes *classes) CPS_MUST_CHECK;
 void cps_main_classes_free(cps_main_classes *classes); /* safe on a zeroed one */
 

@@ -427,10 +427,7 @@ static cps_status open_model(predict *p) {
     CPS_TRY(
         cps_agree(p->app->comm, "preprocessing",
                   cps_main_recipe(p->app, cps_scorer_images(p->scorer), &p->record, &p->recipe)));
-    const uint64_t tokenizer = p->tokenizer != NULL ? cps_tokenizer_digest(p->tokenizer)
-                                                    : cps_scorer_tokenizer_digest(p->scorer);
-    CPS_TRY(cps_main_classes_encode(p->app, &p->options.texts, p->scorer, tokenizer, &p->record,
-                                    &p->classes));
+    CPS_TRY(cps_main_classes_encode(p->app, &p->options.texts, p->scorer, &p->record, &p->classes));
     cps_scorer_drop_texts(p->scorer);
     return CPS_OK;
 }

@@ -10,7 +10,8 @@
 struct cps_scorer {
     cps_model *model;
     cps_embedder *images, *texts;
-    cps_loop *loop; /* of a job; else NULL */
+    cps_loop *loop;                 /* of a job; else NULL */
+    const cps_tokenizer *tokenizer; /* borrowed */
     const char *objective;
 };
 
@@ -39,6 +40,7 @@ cps_status cps_scorer_create(cps_model *model, const char *tower, const char *ou
 
 cps_status cps_scorer_add_texts(cps_scorer *scorer, const cps_tokenizer *tokenizer) {
     CPS_TRY(cps_embedder_create_of_texts(scorer->model, tokenizer, &scorer->texts));
+    scorer->tokenizer = tokenizer;
     const int64_t images = cps_scorer_images(scorer)->widths[0];
     const int64_t texts = cps_scorer_texts(scorer)->widths[0];
     if (images != texts) {
@@ -57,6 +59,7 @@ static cps_status open_job(cps_scorer *scorer, const char *checkpoint, int64_t b
     CPS_TRY(cps_loop_load_model(loop, checkpoint));
     cps_stage_plan *plan = loop->run->stages[loop->state.stage].plan;
     scorer->model = loop->run->model;
+    scorer->tokenizer = loop->run->tokenizer;
     scorer->objective = plan->instances[plan->embed_instance].name;
     cps_status status = cps_embedder_create(plan, NULL, NULL, batch, &scorer->images);
     if (status == CPS_OK) {
@@ -132,7 +135,6 @@ const char *cps_scorer_objective(const cps_scorer *scorer) {
     return scorer->objective;
 }
 
-uint64_t cps_scorer_tokenizer_digest(const cps_scorer *scorer) {
-    const cps_tokenizer *tokenizer = scorer->loop != NULL ? scorer->loop->run->tokenizer : NULL;
-    return tokenizer != NULL ? cps_tokenizer_digest(tokenizer) : 0;
+const cps_tokenizer *cps_scorer_tokenizer(const cps_scorer *scorer) {
+    return scorer->tokenizer;
 }

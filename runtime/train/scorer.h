@@ -32,8 +32,9 @@ void cps_scorer_drop_texts(cps_scorer *scorer);
 cps_model *cps_scorer_model(const cps_scorer *scorer);
 /* Of all parameters. */
 uint64_t cps_scorer_digest(const cps_scorer *scorer);
-/* Of a job; NULL and 0 otherwise. */
+/* Of a job; NULL otherwise. */
 const char *cps_scorer_objective(const cps_scorer *scorer);
-uint64_t cps_scorer_tokenizer_digest(const cps_scorer *scorer);
+/* Of the texts; NULL where there are none. */
+const cps_tokenizer *cps_scorer_tokenizer(const cps_scorer *scorer);
 
 #endif

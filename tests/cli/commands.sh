@@ -11,7 +11,7 @@ for command in $built; do
     expect_one "$command: unknown option" 64 "unknown option '--hepl' .did you mean '--help'" copse "$command" --hepl
 done
 expect "tokenizer train --help" 0 '^copse tokenizer train .*--vocabulary' copse tokenizer train --help
-for command in train check eval pack verify inspect synth import export; do
+for command in train check eval embed pack verify inspect synth import export; do
     expect_one "$command without arguments" 64 "copse $command: something is missing" copse "$command"
 done
 for command in $later; do

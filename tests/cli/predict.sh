@@ -93,6 +93,18 @@ expect_one "a taxon without a common name" 64 "taxon 4 \('Plantae.*has no text o
 printf 'kingdom,phylum\na,b\n' >few.csv
 expect_one "a table without ranks" 64 "few.csv: there is no column 'class'" copse predict "$model" photos --taxa few.csv
 
+head -n 1 taxa.csv | sed 's/^/file,/' >organisms.csv
+sed -n '2,$s/^/photos\/000003.jpg,/p' taxa.csv | head -n 1 >>organisms.csv
+sed -n '2,$s/^/photos\/000004.jpg,/p' taxa.csv | tail -n 1 >>organisms.csv
+sed -n '2,$s/^/photos\/000005.jpg,/p' taxa.csv | tail -n 1 >>organisms.csv
+check "a shard of organisms" copse pack organisms organisms.csv --caption-column ''
+expect "its taxa, each once" 0 'classes: 2 taxa of organisms-00000.h5.*Ursus arctos,"bear, brown",.*Quercus robur,' \
+    copse predict "$model" photos/000003.jpg --taxa organisms-00000.h5 --templates plain
+check "a shard of pictures alone" copse pack bare photos/deeper
+expect_one "has no organisms" 64 'has no taxonomic ranks' copse predict "$model" photos --taxa bare-00000.h5
+expect "texts that are cut are counted" 0 '6 of 6 class texts are longer than the 32 tokens that the model reads' \
+    copse predict "$model" photos/000003.jpg --taxa set/test-00000.h5 --templates plain
+
 # ---- bins
 printf 'class,bin\n"oak, old",trees\n"""quoted"" leaf",leaves\nplain leaf,leaves\n' >bins.csv
 expect "bins" 0 'bins: 2 of bins.csv' copse predict "$model" photos/000003.jpg --labels labels.txt --bins bins.csv -o bins-out.csv
@@ -199,6 +211,8 @@ expect "features of the job's objective" 0 "features: of objective 'clip'" copse
 check "which are clip's towers" same labels.csv objective.csv
 expect "other preprocessing" 0 'preprocessing: squash to 64 pixels, bilinear, mean 0.5,0.5,0.5, std 0.25,0.25,0.25' copse predict "$model" photos/000003.jpg \
     --label a --label b --resize squash --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25
+expect "products as the machine has them" 0 'machine: 1 ranks of 1 threads, BLAS family .*, (fp32|bf16)' \
+    copse predict "$model" photos/000003.jpg --label a --label b --templates plain --precision auto --threads 1
 expect_one "a mean of two channels" 64 "'0.5,0.5': three numbers" copse predict "$model" photos --label a --label b --mean 0.5,0.5
 
 # ---- wrong use
