@@ -211,7 +211,7 @@ fault: $(fault_programs) program test_plugins
 	@$(call run_items,$(fault_items))
 # Runners of the golden vectors: build/tests/vectors_X in double, build/float/tests/vectors_X in float. Objectives are run
 # through the plugins of their flavour.
-vectors: $(vectors_programs) $(double_plugins) $(float_plugins)
+vectors: $(vectors_programs) $(double_plugins) $(float_plugins) | lua_link
 	@$(call run_items,$(vectors_items))
 $(BUILD)/tests/vectors_%: $(double_root)/tests/vectors_%
 	@mkdir -p $(@D)
