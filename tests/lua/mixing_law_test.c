@@ -309,10 +309,10 @@ static void check_steps(const char *text) {
 
 static void test_steps(void **unused) {
     (void)unused;
-    static const char *const options[] = {
-        "{}", "{\"hold_out\": 3}",
-        "{\"hold_out\": 3, \"starts\": [{\"alpha\": 0.9, \"log_k\": 15}, {\"alpha\": 0.65, "
-        "\"log_k\": 12, \"log_c\": 0.3}]}"};
+    static const char two_starts[] =
+        "{\"hold_out\": 3, \"starts\": [{\"alpha\": 0.9, \"log_k\": 15}, "
+        "{\"alpha\": 0.65, \"log_k\": 12, \"log_c\": 0.3}]}";
+    static const char *const options[] = {"{}", "{\"hold_out\": 3}", two_starts};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         char *text = steps_text(i > 0, options[i]);
         check_steps(text);
