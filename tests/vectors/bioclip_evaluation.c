@@ -9,7 +9,7 @@
 #include "bioclip.h"
 #include "eval/few_shot.h"
 #include "eval/taxonomy.h"
-#include "eval/zeroshot.h"
+#include "prompts.h"
 #include "ranks.h"
 #include "tensor/gemm.h"
 #include "vectors.h"
@@ -224,60 +224,6 @@ static void few_shot(cps_h5 *file) {
 
 /* ---- zero-shot ---- */
 
-/* The text "c t" is template t of class c. */
-typedef struct class_prompts {
-    const double *values; /* [classes, templates, width] */
-    int64_t templates, width;
-} class_prompts;
-
-static cps_status encode_texts(void *context, const char *const *texts,
-                               cps_real *const *components_out) {
-    const class_prompts *prompts = context;
-    for (int64_t i = 0; i < 64; i++) {
-        long long class_index = 0, template = 0;
-        if (sscanf(texts[i], "%lld %lld", &class_index, &template) != 2) {
-            continue; /* padding */
-        }
-        const double *row =
-            prompts->values + (class_index * prompts->templates + template) * prompts->width;
-        for (int64_t j = 0; j < prompts->width; j++) {
-            components_out[0][i * prompts->width + j] = (cps_real)row[j];
-        }
-    }
-    return CPS_OK;
-}
-
-static cps_features classifier_of(cps_h5 *file) {
-    cps_h5_info info;
-    int64_t count = 0;
-    vectors_need(cps_h5_inspect(file, "zero_shot/text_features_raw", &info));
-    double *values = vectors_read(file, "zero_shot/text_features_raw", &count);
-    if (values == NULL || info.rank != 3) {
-        vectors_unusable("'zero_shot/text_features_raw' is no [classes, templates, width]");
-    }
-    class_prompts prompts = {.values = values, .templates = info.shape[1], .width = info.shape[2]};
-    const cps_encoder encoder = {.context = &prompts,
-                                 .component_count = 1,
-                                 .widths = {prompts.width},
-                                 .grain = 64,
-                                 .texts = encode_texts};
-    char **names = room(info.shape[0], sizeof *names), **lines = room(info.shape[1], sizeof *lines);
-    for (int64_t c = 0; c < info.shape[0]; c++) {
-        names[c] = cps_format("%lld", (long long)c);
-    }
-    for (int64_t t = 0; t < info.shape[1]; t++) {
-        lines[t] = cps_format("{} %lld", (long long)t);
-    }
-    const cps_lines templates = {.count = info.shape[1], .lines = (const char *const *)lines};
-    cps_features classes = {0};
-    vectors_need(cps_class_vectors(vectors_comm(), &encoder, (const char *const *)names,
-                                   info.shape[0], &templates, CPS_NORMALISE_FIRST, &classes));
-    cps_strings_destroy(names, info.shape[0]);
-    cps_strings_destroy(lines, info.shape[1]);
-    free(values);
-    return classes;
-}
-
 static void check_classifier(cps_h5 *file, const cps_features *classes) {
     double *columns = room(classes->rows * classes->width, sizeof *columns);
     for (int64_t c = 0; c < classes->rows; c++) {
@@ -329,7 +275,8 @@ static void check_top(cps_h5 *file, const cps_predictions *predictions, const in
 }
 
 static void zero_shot(cps_h5 *file) {
-    cps_features classes = classifier_of(file);
+    cps_features classes =
+        vectors_class_vectors(file, "zero_shot/text_features_raw", 0, CPS_NORMALISE_FIRST);
     vectors_matrix raw = vectors_matrix_read(file, "zero_shot", "image_features_raw");
     cps_features images = unit_features(&raw);
     int64_t most = 0;
