@@ -416,6 +416,46 @@ static void test_one_image(void) {
     }
 }
 
+/* Pictures of 3 x 50, 60 x 2 and one pixel: crops are squares of the asked size all the same. */
+static void make_oblong(void) {
+    static const int32_t sides[][2] = {{3, 50}, {60, 2}, {1, 1}, {31, 17}};
+    char path[320];
+    cps_shard_writer *writer = NULL;
+    snprintf(path, sizeof path, "%s/oblong.h5", the_engine.folder);
+    if (cps_comm_rank(the_engine.comm) == 0) {
+        ENGINE_MUST(cps_shard_writer_create(path, NULL, 0, NULL, 0, "test", &writer));
+        for (int i = 0; i < 4; i++) {
+            uint8_t pixels[31 * 50 * 3], *bytes = NULL;
+            size_t length = 0;
+            for (size_t p = 0; p < sizeof pixels; p++) {
+                pixels[p] = (uint8_t)(p * 7 + (size_t)i * 40);
+            }
+            const cps_image image = {.width = sides[i][0], .height = sides[i][1], .pixels = pixels};
+            ENGINE_MUST(cps_image_encode_jpeg(&image, 92, &bytes, &length));
+            const cps_record record = {
+                .sample_id = (uint64_t)i + 1, .image = bytes, .image_bytes = length, .label = -1};
+            ENGINE_MUST(cps_shard_writer_append(writer, &record));
+            free(bytes);
+        }
+        ENGINE_MUST(cps_shard_writer_finish(writer));
+    }
+    ENGINE_MUST(cps_agree(the_engine.comm, "oblong", CPS_OK));
+}
+
+static void test_oblong(void) {
+    engine_job job = JOB(VIT, ",\"local_crops\":4");
+    trial t;
+    cps_step_result result;
+    make_oblong();
+    job.shards = "oblong.h5";
+    job.global_batch = 4;
+    ENGINE_MUST(engine_open(&job, &t));
+    ENGINE_MUST(engine_begin(&t));
+    ENGINE_MUST(engine_step(&t, &result));
+    ENGINE_CHECK(isfinite(result.loss) && result.bad_images == 0 && !result.skipped);
+    engine_close(&t);
+}
+
 /* ---- memory ---- */
 
 /* Logits of eight more crops would be 8 * 4 rows of 32,768: 8 MiB. */
@@ -511,6 +551,7 @@ int main(int argc, char **argv) {
                                         {"decay", test_decay},
                                         {"statistics", test_statistics},
                                         {"one image", test_one_image},
+                                        {"oblong", test_oblong},
                                         {"memory", test_memory},
                                         {"validation", test_validation},
                                         {"refusals", test_refusals}};
