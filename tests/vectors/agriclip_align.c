@@ -281,7 +281,7 @@ static void make_rates(descent *d) {
                          (long long)d->epochs, MOST_EPOCHS);
     }
     d->lr = vectors_doubles(period);
-    vectors_need(cps_schedule_tabulate(&schedule, (cps_numbers){1, &base}, "lr", period, d->lr));
+    vectors_need(cps_schedule_tabulate(&schedule, (cps_numbers){1, &base}, "lr", period, 0, d->lr));
     vectors_expect_in(d->file, d->group, "lr", d->lr, d->epochs, 1e-12);
 }
 
