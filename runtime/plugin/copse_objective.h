@@ -60,7 +60,7 @@ typedef enum cps_needs {
 } cps_needs;
 
 /* One tower application each step. Views equal in everything but name, needs and outputs are
- * computed once, outputs united. */
+ * computed once, outputs united; a text view without tokens also beside one of all positions. */
 typedef struct cps_view {
     const char *name;  /* for messages: "image", "local.3" */
     const char *tower; /* a tower of the model */

@@ -128,6 +128,15 @@ static bool same_caption(const cps_setup *setup, const cps_stage_view *there) {
                                             instances[setup->owner].objective->caption == NULL);
 }
 
+/* Of texts: all positions or packed. A view that asks for no tokens takes what another one
+ * computes: positions behind the end token change nothing before them. */
+static bool same_positions(const cps_stage_view *there, const cps_view *view) {
+    const cps_view *a = &there->view, *packed = a->all_positions ? view : a;
+    const bool of_ends = (packed->outputs & (CPS_TOKENS | CPS_TOKENS_PROJECTED)) == 0;
+    return a->all_positions == view->all_positions ||
+           (there->text && of_ends && there->input >= 0 && view->fixed_text_count <= 0);
+}
+
 static bool same_view(const cps_setup *setup, const cps_stage_view *there, const cps_view *view) {
     const cps_view *a = &there->view;
     const cps_view_mode mode = setup->context->validation && view->mode == CPS_VIEW_FROZEN
@@ -136,7 +145,7 @@ static bool same_view(const cps_setup *setup, const cps_stage_view *there, const
     return same_text(a->tower, view->tower) && same_text(a->group, view->group) &&
            same_text(a->stream, view->stream) && same_fixed_texts(a, view) &&
            same_recipe(a->recipe, view->recipe) && a->crop == view->crop && a->mode == mode &&
-           a->evaluation == view->evaluation && a->all_positions == view->all_positions &&
+           a->evaluation == view->evaluation && same_positions(there, view) &&
            (a->mode != CPS_VIEW_FROZEN || a->outputs == view->outputs) &&
            (!there->text || view->fixed_text_count > 0 || same_caption(setup, there));
 }
@@ -384,6 +393,16 @@ static void note_needs(cps_stage_plan *plan, const cps_stage_view *entry, const 
     }
 }
 
+/* Another objective's view that is the same but for outputs, and positions of texts. */
+static void unite_view(cps_stage_plan *plan, cps_stage_view *entry, const cps_view *view) {
+    entry->view.outputs |= view->outputs;
+    plan->calls[entry->call].outputs |= view->outputs;
+    if (view->all_positions && !entry->view.all_positions) {
+        entry->view.all_positions = true;
+        plan->inputs[entry->input].all_positions = true;
+    }
+}
+
 int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view) {
     cps_stage_plan *plan = setup->plan;
     cps_instance *instance = &plan->instances[setup->owner];
@@ -404,8 +423,7 @@ int32_t cps_serve_setup_view(cps_setup *setup, const cps_view *view) {
     for (int32_t i = 0; i < plan->view_count && index < 0; i++) {
         if (same_view(setup, &plan->views[i], view)) {
             index = i;
-            plan->views[i].view.outputs |= view->outputs;
-            plan->calls[plan->views[i].call].outputs |= view->outputs;
+            unite_view(plan, &plan->views[i], view);
         }
     }
     if (index < 0) {
