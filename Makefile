@@ -124,6 +124,10 @@ $$($(1)_root)/tests/golden/objectives_test: $$($(1)_root)/obj/tests/golden/objec
 # What s-clip.h5 says of the inside of its plugin is asked of the plugin's own objects.
 $$($(1)_root)/obj/tests/vectors/vectors_sclip.o: private CFLAGS += -Iruntime/plugin
 $$($(1)_root)/tests/vectors_sclip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/sclip/*.c)))
+# The same of DALIP's distance covariance.
+$$($(1)_root)/obj/tests/golden/dalip_test.o $$($(1)_root)/obj/tests/vectors/vectors_dalip.o $$($(1)_root)/obj/tests/bench/dalip_bench.o: private CFLAGS += -Iruntime/plugin
+$$($(1)_root)/tests/golden/dalip_test $$($(1)_root)/tests/vectors_dalip $$($(1)_root)/tests/bench/dalip_bench: \
+    $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/dalip/*.c)))
 -include $$(shell find $(BUILD)/$(1)$(flavour_suffix) -name '*.d' 2>/dev/null)
 endef
 $(eval $(call flavour_rules,float,))

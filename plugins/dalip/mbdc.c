@@ -1,0 +1,189 @@
+/* The recorded operation: memory, and what becomes of the samples' shares. */
+#include "mbdc_work.h"
+
+static size_t bytes_of(int64_t elements) {
+    return (size_t)elements * sizeof(cps_real);
+}
+
+static size_t doubles(int64_t elements) {
+    return (size_t)elements * sizeof(double);
+}
+
+/* Statistics of a norm: by head and channel, or by line. */
+static int64_t statistics_of(const dalip_mbdc *s) {
+    return s->norm == DALIP_BATCH_NORM ? s->heads * s->reduced : s->samples * dalip_lines(s);
+}
+
+static void put(cps_tape *tape, cps_tensor *to, int64_t count, const cps_real *from) {
+    bool fresh = true;
+    cps_real *target = cps_grad_target(tape, to, &fresh);
+    for (int64_t i = 0; target != NULL && i < count; i++) {
+        target[i] = fresh ? from[i] : target[i] + from[i];
+    }
+}
+
+/* The samples' shares added up in order, into the first. */
+static void put_reduce(const dalip_work *w, cps_tensor *reduce) {
+    const dalip_mbdc *s = &w->saved->shape;
+    const int64_t count = s->reduced * s->channels;
+    for (int64_t b = 1; b < s->samples; b++) {
+        DALIP_EACH
+        for (int64_t i = 0; i < count; i++) {
+            w->d_reduce[i] += w->d_reduce[b * count + i];
+        }
+    }
+    put(w->tape, reduce, count, w->d_reduce);
+}
+
+/* Gain (which = 0) or bias: over samples and heads in order. `sums`: [r]. */
+static void put_norm(const dalip_work *w, cps_tensor *to, int64_t which, cps_real *sums) {
+    const dalip_mbdc *s = &w->saved->shape;
+    const int64_t r = s->reduced;
+    for (int64_t i = 0; i < r; i++) {
+        double sum = 0.0;
+        for (int64_t b = 0; b < s->samples; b++) {
+            for (int64_t h = 0; h < s->heads; h++) {
+                sum += (double)w->d_norm[((2 * b + which) * s->heads + h) * r + i];
+            }
+        }
+        sums[i] = (cps_real)sum;
+    }
+    put(w->tape, to, r, sums);
+}
+
+static void put_factor(const dalip_work *w, cps_tensor *to) {
+    double sum = 0.0;
+    for (int64_t b = 0; b < w->saved->shape.samples; b++) {
+        sum += w->d_factor[b];
+    }
+    const cps_real value = (cps_real)sum;
+    put(w->tape, to, 1, &value);
+}
+
+/* What backward takes: reals in the order of dalip_work, then doubles. */
+static int64_t backward_reals(const dalip_mbdc *s) {
+    const int64_t row = s->heads * s->reduced;
+    return s->samples * (dalip_scratch(s) + dalip_lines(s) * (s->reduced + 1) + 2 * row +
+                         s->reduced * s->channels) +
+           2 * row;
+}
+
+static void show_inside(const dalip_work *w) {
+    const dalip_mbdc *s = &w->saved->shape;
+    const int64_t lines = s->samples * dalip_lines(s);
+    if (s->inside != NULL && s->inside->d_product != NULL) {
+        memcpy(s->inside->d_product, w->d_u, bytes_of(lines * s->reduced));
+    }
+    if (s->inside != NULL && s->inside->d_cosine != NULL) {
+        memcpy(s->inside->d_cosine, w->d_cosine, bytes_of(lines));
+    }
+}
+
+static cps_status mbdc_backward(cps_tape *tape, const cps_node *node) {
+    const dalip_saved *saved = node->saved;
+    const dalip_mbdc *s = &saved->shape;
+    const int64_t lines = s->samples * dalip_lines(s), row = s->heads * s->reduced;
+    cps_real *reals = cps_tape_save(tape, bytes_of(backward_reals(s)));
+    double *d_factor = cps_tape_save(tape, doubles(s->samples));
+    if (reals == NULL || d_factor == NULL) {
+        return cps_tape_status(tape);
+    }
+    cps_tensor *reduce = node->inputs[1], *factor = node->inputs[4];
+    dalip_work w = {.tape = tape,
+                    .saved = saved,
+                    .y = node->inputs[0]->data,
+                    .reduce = reduce->data,
+                    .gain = node->inputs[2]->data,
+                    .has_factor = factor != NULL,
+                    .log_factor = factor == NULL ? 0.0 : (double)*(const cps_real *)factor->data,
+                    .d_q = cps_node_grad(tape, node->outputs[0]),
+                    .scratch = reals,
+                    .d_factor = d_factor};
+    w.d_u = w.scratch + s->samples * dalip_scratch(s);
+    w.d_cosine = w.d_u + lines * s->reduced;
+    w.d_norm = w.d_cosine + lines;
+    w.d_reduce = w.d_norm + s->samples * 2 * row;
+    w.norm_mean = w.d_reduce + s->samples * s->reduced * s->channels;
+    w.d_y = cps_grad_target(tape, node->inputs[0], &w.fresh);
+    dalip_backward(&w);
+    put_reduce(&w, reduce);
+    put_norm(&w, node->inputs[2], 0, w.scratch);
+    put_norm(&w, node->inputs[3], 1, w.scratch);
+    put_factor(&w, factor);
+    show_inside(&w);
+    return CPS_OK;
+}
+
+/* Room for what backward reads; NULL while the tape plans. */
+static dalip_saved *save(cps_tape *tape, const dalip_mbdc *s) {
+    const int64_t heads = s->samples * s->heads, lines = s->samples * dalip_lines(s);
+    const int64_t r = s->reduced, statistics = statistics_of(s);
+    dalip_saved *saved = cps_tape_save(tape, sizeof *saved);
+    cps_real *at = cps_tape_save(tape, bytes_of(heads * (1 + r * r) + lines * (3 + 2 * r) +
+                                                2 * statistics + s->heads * r + r));
+    if (saved == NULL || at == NULL) {
+        return NULL;
+    }
+    *saved = (dalip_saved){.shape = *s, .anchor_length = at};
+    saved->root = saved->anchor_length + heads;
+    saved->length = saved->root + heads * r * r;
+    saved->cosine = saved->length + lines;
+    saved->weight = saved->cosine + lines;
+    saved->u = saved->weight + lines;
+    saved->z = saved->u + lines * r;
+    saved->mean = saved->z + lines * r;
+    saved->rstd = saved->mean + statistics;
+    saved->scale = saved->rstd + statistics;
+    saved->ones = saved->scale + s->heads * r;
+    if (s->inside != NULL) {
+        s->inside->cosine = saved->cosine;
+        s->inside->weight = saved->weight;
+        s->inside->u = saved->u;
+        s->inside->z = saved->z;
+        s->inside->root = saved->root;
+    }
+    return saved;
+}
+
+cps_tensor *dalip_mbdc_run(cps_tape *tape, const dalip_mbdc *shape, cps_tensor *y,
+                           cps_tensor *reduce, cps_tensor *gain, cps_tensor *bias,
+                           cps_tensor *log_factor) {
+    if (y == NULL || reduce == NULL || gain == NULL || bias == NULL) {
+        return NULL;
+    }
+    const dalip_mbdc *s = shape;
+    const int64_t out[2] = {s->samples, s->heads * dalip_bdc_entries(s->reduced)};
+    cps_tensor *q = cps_tape_tensor(tape, CPS_REAL, 2, out);
+    dalip_saved *saved = save(tape, s);
+    const cps_node node = {.backward = mbdc_backward,
+                           .name = "dalip_mbdc",
+                           .output_count = 1,
+                           .input_count = 5,
+                           .outputs = {q},
+                           .inputs = {y, reduce, gain, bias, log_factor},
+                           .saved = saved,
+                           .scratch_bytes =
+                               bytes_of(backward_reals(s)) + doubles(s->samples) + 2 * 64};
+    if (q == NULL) {
+        return NULL;
+    }
+    cps_tape_record(tape, &node);
+    const size_t mark = cps_tape_mark(tape);
+    dalip_work w = {.tape = tape, .saved = saved};
+    w.scratch = cps_tape_save(tape, bytes_of(s->samples * dalip_scratch(s)));
+    w.moments = cps_tape_save(tape, bytes_of(s->samples * 2 * s->heads * s->reduced));
+    w.watch = cps_tape_save(tape, doubles(3 * s->samples));
+    if (cps_tape_computes(tape) && saved != NULL && w.scratch != NULL && w.moments != NULL &&
+        w.watch != NULL) {
+        w.y = y->data;
+        w.reduce = reduce->data;
+        w.gain = gain->data;
+        w.bias = bias->data;
+        w.has_factor = log_factor != NULL;
+        w.log_factor = log_factor == NULL ? 0.0 : (double)*(const cps_real *)log_factor->data;
+        w.q = q->data;
+        dalip_forward(&w);
+    }
+    cps_tape_release(tape, mark);
+    return cps_tape_status(tape) == CPS_OK ? q : NULL;
+}
