@@ -259,9 +259,10 @@ typedef struct engine_job {
     const char *optimizer; /* NULL: sgd, lr 0.1, no momentum */
     int64_t steps, global_batch, grain; /* 0: 2 (-1: none), 16, 4 */
     int64_t parts;                      /* 0: 32 */
-    int64_t context;                    /* positions of a text; 0: 16 */
-    const char *evaluate;               /* JSON list; NULL: none */
-    const char *ssl;                    /* JSON of the tower "ssl"; NULL: a ViT of one block */
+    double difference;    /* of engine_gradient_error; 0: 1e-4. Smaller where a loss has kinks */
+    int64_t context;      /* positions of a text; 0: 16 */
+    const char *evaluate; /* JSON list; NULL: none */
+    const char *ssl;      /* JSON of the tower "ssl"; NULL: a ViT of one block */
 } engine_job;
 
 /* malloc'ed. */
@@ -542,7 +543,8 @@ static ENGINE_UNUSED double engine_gradient_error(const engine_job *job) {
     ENGINE_MUST(engine_open(job, &t));
     double *values = engine_values(&t, &count);
     engine_close(&t);
-    const double error = engine_gradient_error_at(job, values, count, 1e-4);
+    const double h = job->difference > 0 ? job->difference : 1e-4;
+    const double error = engine_gradient_error_at(job, values, count, h);
     free(values);
     return error;
 }
