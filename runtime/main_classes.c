@@ -199,9 +199,21 @@ static cps_status read_template_file(const char *path, cps_classifier_origin *or
     return status;
 }
 
-/* A built-in set of that name, else a file. */
+static cps_status one_template(const char *text, cps_classifier_origin *origin) {
+    origin->templates = calloc(1, sizeof *origin->templates);
+    if (origin->templates == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for a template");
+    }
+    origin->templates[origin->template_count++] = cps_format("%s", text);
+    return CPS_OK;
+}
+
+/* A sentence, a built-in set of that name, or a file. */
 static cps_status read_templates(const char *name, cps_classifier_origin *origin) {
     char *folder = NULL;
+    if (strstr(name, "{}") != NULL) {
+        return one_template(name, origin);
+    }
     CPS_TRY(cps_machine_lua_folder(&folder));
     cps_status status =
         cps_job_templates(folder, name, &origin->templates, &origin->template_count);

@@ -42,7 +42,7 @@ typedef struct cps_main_classes {
 /* How class texts are made. */
 typedef struct cps_main_text_options {
     const char *text;      /* type of taxa's text */
-    const char *templates; /* name of a set, or a file */
+    const char *templates; /* a sentence with {}, name of a set, or a file */
     int32_t averaging;     /* cps_averaging */
 } cps_main_text_options;
 

@@ -182,6 +182,20 @@ static cps_status read_list(const char *path, cps_picture_list *list) {
     return status;
 }
 
+/* A wrong path or a list made elsewhere shows before a model is read and classes are computed.
+ * Files that are missing among others are said one by one. */
+static cps_status check_any_exists(const cps_picture_list *list) {
+    for (int64_t i = 0; i < list->count; i++) {
+        if (cps_file_exists(list->paths[i])) {
+            return CPS_OK;
+        }
+    }
+    return cps_fail(CPS_ERR_UNAVAILABLE,
+                    "none of the %lld pictures exists: there is no '%s'%s; paths are relative to "
+                    "the folder where the command runs",
+                    (long long)list->count, list->paths[0], list->count > 1 ? " and so on" : "");
+}
+
 static cps_status collect(const cps_args *args, int32_t first, cps_picture_list *list) {
     const char *path;
     for (int32_t i = first; (path = cps_args_at(args, i)) != NULL; i++) {
@@ -199,7 +213,7 @@ static cps_status collect(const cps_args *args, int32_t first, cps_picture_list 
                 "over",
                 (long long)list->passed_over);
     }
-    return CPS_OK;
+    return check_any_exists(list);
 }
 
 cps_status cps_main_pictures(const cps_app *app, int32_t first, cps_picture_list *list_out) {

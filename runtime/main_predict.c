@@ -68,7 +68,9 @@ const cps_option cps_predict_option_rows[] = {
      .offset = offsetof(predict_options, texts.text)},
     {.name = "templates",
      .kind = CPS_OPT_STRING,
-     .help = "sentences around a class: a built-in set (imagenet has 80) or a file, one a line",
+     .help =
+         "sentences around a class: one with {} for the class, a built-in set (imagenet has 80), "
+         "or a file, one a line",
      .default_text = "imagenet",
      .offset = offsetof(predict_options, texts.templates)},
     {.name = "averaging",

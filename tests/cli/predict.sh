@@ -229,6 +229,8 @@ printf 'without a place\n' >oaks
 expect_one "templates without a place" 64 "template 1 is 'without a place'" copse predict "$model" photos --labels labels.txt --templates oaks
 printf 'a leaf of {}.\n{}\n' >oaks
 expect "templates of a file" 0 "templates: oaks: 2, from 'a leaf of \{\}.' on" copse predict "$model" photos/000003.jpg --labels labels.txt --templates oaks
+expect "a template" 0 "templates: a leaf of \{\}.: 1, from" copse predict "$model" photos/000003.jpg --labels labels.txt --templates 'a leaf of {}.'
+expect_one "pictures that are not there" 69 "none of the 2 pictures exists: there is no 'fotos' and so on" copse predict "$model" fotos photo.jpg --labels labels.txt
 expect_one "nothing that can be read" 65 'none of the 2 pictures could be read' copse predict "$model" photos/broken.jpg missing.jpg --labels labels.txt -o none.csv
 check "leaves no output" test ! -e none.csv
 expect_one "an output that cannot be" 74 "nowhere/x.csv cannot be written" copse predict "$model" photos --labels labels.txt -o nowhere/x.csv
