@@ -127,7 +127,7 @@ typedef struct bioclip {
     double replay_weight;
     bool per_step, clean;
     bioclip_mixture mixture;
-    bioclip_published published;
+    cps_published published;
 } bioclip;
 
 /* ---- create ---- */
@@ -190,11 +190,10 @@ static cps_status add_published(cps_setup *setup, const bioclip_options *wanted,
                          (long long)wanted->published_ranks);
     }
     if (!cps_setup_validation(setup)) {
-        self->published =
-            (bioclip_published){.ranks = wanted->published_ranks,
-                                .local_loss = wanted->published_local_loss,
-                                .gather_with_grad = wanted->published_gather_with_grad,
-                                .accumulation = wanted->published_accum_freq};
+        self->published = (cps_published){.ranks = wanted->published_ranks,
+                                          .local_loss = wanted->published_local_loss,
+                                          .gather_with_grad = wanted->published_gather_with_grad,
+                                          .accumulation = wanted->published_accum_freq};
     }
     return CPS_OK;
 }
@@ -319,19 +318,19 @@ static cps_status head(const void *values, cps_grain *grain, cps_tape *tape) {
 
 static cps_tensor *contrast(const bioclip *self, cps_global *global, cps_tape *tape,
                             const char *images, const char *texts, cps_tensor *positives,
-                            bioclip_shown *shown) {
+                            cps_published_shown *shown) {
     cps_tensor *u = cps_global_rows(global, images), *v = cps_global_rows(global, texts);
     cps_tensor *log_scale = cps_global_parameter(global, self->log_scale);
     return self->published.ranks > 0
-               ? bioclip_published_loss(&self->published, tape, u, v, log_scale, shown)
+               ? cps_published_contrastive(tape, u, v, log_scale, &self->published, shown)
                : cps_softmax_contrastive(tape, u, v, log_scale, positives);
 }
 
 /* What each published process would see, before the mean over processes. */
-static void report_ranks(const bioclip *self, cps_global *global, const bioclip_shown *organisms,
-                         const bioclip_shown *replay) {
+static void report_ranks(const bioclip *self, cps_global *global,
+                         const cps_published_shown *organisms, const cps_published_shown *replay) {
     char name[64];
-    for (int64_t r = 0; r < self->published.ranks && r < BIOCLIP_SHOWN_RANKS; r++) {
+    for (int64_t r = 0; r < self->published.ranks && r < CPS_SHOWN_RANKS; r++) {
         snprintf(name, sizeof name, "rank%d.contrastive", (int)r);
         cps_global_report(global, name, organisms->loss[r]);
         if (has_replay(self)) {
@@ -347,7 +346,7 @@ static void report_ranks(const bioclip *self, cps_global *global, const bioclip_
 static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
     const bioclip *self = values;
     const cps_step_info info = cps_global_step(global);
-    bioclip_shown organisms = {0}, replay = {0};
+    cps_published_shown organisms = {0}, replay = {0};
     cps_tensor *positives = self->key >= 0 ? cps_global_rows(global, "key") : NULL;
     cps_tensor *term = contrast(self, global, tape, "image", "text", positives, &organisms);
     cps_global_term(global, "contrastive", term, 1.0);

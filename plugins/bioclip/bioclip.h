@@ -26,25 +26,6 @@ int32_t bioclip_type_of_step(const bioclip_mixture *mixture, const cps_host *hos
 /* Our own: a type for each image at each visit. */
 int32_t bioclip_type_of_image(const bioclip_mixture *mixture, const cps_record_ref *record);
 
-/* ---- published.c: the loss as the published code computes it on several processes ---- */
-typedef struct bioclip_published {
-    int64_t ranks; /* 0: none of this */
-    bool local_loss, gather_with_grad;
-    int64_t accumulation;
-} bioclip_published;
-
-/* What the published processes see of a step before they average, for comparisons. */
-enum { BIOCLIP_SHOWN_RANKS = 16 };
-typedef struct bioclip_shown {
-    double loss[BIOCLIP_SHOWN_RANKS], d_log_scale[BIOCLIP_SHOWN_RANKS];
-} bioclip_shown;
-
-/* Mean loss of unit rows u, v with a layout; a matrix of all rows by all rows is kept. Adds to
- * `shown`. */
-cps_tensor *bioclip_published_loss(const bioclip_published *published, cps_tape *tape,
-                                   cps_tensor *u, cps_tensor *v, cps_tensor *log_scale,
-                                   bioclip_shown *shown);
-
 /* ---- head.c: linear head and cross-entropy in one, without the matrix of logits ---- */
 typedef struct bioclip_head_result {
     double correct, valid; /* rows whose class has the largest logit; rows with a class */

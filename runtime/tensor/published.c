@@ -1,6 +1,6 @@
 /* The loss as the published code computes it on W processes of n rows each, for comparisons with it
- * (bioclip.md, "Published processes"). Every process is a block of n consecutive rows of the
- * gathered batch; the gradient is the mean over processes of what each would compute.
+ * (plugins/bioclip/bioclip.md, "Published processes"). Every process is a block of n consecutive
+ * rows of the gathered batch; the gradient is the mean over processes of what each would compute.
  *
  * With Z = s U V': a process's loss is the mean cross-entropy of its own rows of Z and of Z', or of
  * all rows (local_loss = false); in the mean over processes both are that of all rows. The
@@ -12,9 +12,10 @@
  *                                 one; but the whole of it for the scale, which every process holds
  * Accumulation over A micro-batches adds the scale's whole gradient A times. */
 #include <math.h>
-#include <stddef.h>
 
-#include "bioclip.h"
+#include "base/numeric.h"
+#include "tensor/ops.h"
+#include "tensor/tape.h"
 
 /* The same values, `factor` times the gradient. */
 static cps_tensor *scale_gradient(cps_tape *tape, cps_tensor *x, double factor) {
@@ -48,12 +49,12 @@ static void row_share(const cps_real *z, int64_t n, int64_t i, double *loss, dou
 }
 
 /* Means over each process's rows of both directions. */
-static void show(const bioclip_published *published, const cps_tensor *images,
-                 const cps_tensor *texts, bioclip_shown *shown) {
-    const int64_t n = images->shape[0], own = n / published->ranks;
-    for (int64_t r = 0; r < published->ranks && r < BIOCLIP_SHOWN_RANKS; r++) {
-        const int64_t first = published->local_loss ? r * own : 0,
-                      last = published->local_loss ? first + own : n;
+static void show(const cps_published *how, const cps_tensor *images, const cps_tensor *texts,
+                 cps_published_shown *shown) {
+    const int64_t n = images->shape[0], own = n / how->ranks;
+    for (int64_t r = 0; r < how->ranks && r < CPS_SHOWN_RANKS; r++) {
+        const int64_t first = how->local_loss ? r * own : 0,
+                      last = how->local_loss ? first + own : n;
         double loss = 0.0, d_log_scale = 0.0;
         for (int64_t i = first; i < last; i++) {
             row_share((const cps_real *)images->data + i * n, n, i, &loss, &d_log_scale);
@@ -64,38 +65,38 @@ static void show(const bioclip_published *published, const cps_tensor *images,
     }
 }
 
-cps_tensor *bioclip_published_loss(const bioclip_published *published, cps_tape *tape,
-                                   cps_tensor *u, cps_tensor *v, cps_tensor *log_scale,
-                                   bioclip_shown *shown) {
-    const bool gathers = published->gather_with_grad, local = published->local_loss;
+cps_tensor *cps_published_contrastive(cps_tape *tape, cps_tensor *u, cps_tensor *v,
+                                      cps_tensor *log_scale, const cps_published *how,
+                                      cps_published_shown *shown) {
+    const bool gathers = how->gather_with_grad, local = how->local_loss;
     u = cps_gather(tape, u);
     v = cps_gather(tape, v);
-    if (u == NULL || v == NULL) {
+    if (u == NULL || v == NULL || log_scale == NULL) {
         return NULL;
     }
     const int64_t n = u->shape[0];
-    if (n % published->ranks != 0) {
-        cps_error(tape, CPS_ERR_USAGE,
-                  "published_ranks = %lld does not divide the %lld rows of a step: choose a global "
-                  "batch (and rows of the replay stream) that it divides",
-                  (long long)published->ranks, (long long)n);
-        return NULL;
+    if (how->ranks < 1 || n % how->ranks != 0) {
+        return cps_tape_fail(
+            tape, CPS_ERR_USAGE,
+            "published_ranks = %lld does not divide the %lld rows of a step: choose a global batch "
+            "(and rows of further streams) that it divides",
+            (long long)how->ranks, (long long)n);
     }
     if (!gathers && !local) {
-        u = scale_gradient(tape, u, 1.0 / (double)published->ranks);
-        v = scale_gradient(tape, v, 1.0 / (double)published->ranks);
+        u = scale_gradient(tape, u, 1.0 / (double)how->ranks);
+        v = scale_gradient(tape, v, 1.0 / (double)how->ranks);
     }
     cps_tensor *columns_u = !gathers && local ? cps_stop_gradient(tape, u) : u,
                *columns_v = !gathers && local ? cps_stop_gradient(tape, v) : v;
     cps_tensor *scale =
-        cps_unary(tape, scale_gradient(tape, log_scale, (double)published->accumulation), CPS_EXP);
+        cps_unary(tape, scale_gradient(tape, log_scale, (double)how->accumulation), CPS_EXP);
     cps_tensor *images = cps_mul(tape, cps_matmul(tape, u, columns_v, false, true, 1.0), scale);
     cps_tensor *texts = cps_mul(tape, cps_matmul(tape, v, columns_u, false, true, 1.0), scale);
     cps_tensor *target = diagonal(tape, n);
     cps_tensor *sum = cps_add(tape, cps_cross_entropy(tape, images, target, NULL),
                               cps_cross_entropy(tape, texts, target, NULL));
     if (sum != NULL && cps_tape_computes(tape)) {
-        show(published, images, texts, shown);
+        show(how, images, texts, shown);
     }
-    return cps_affine(tape, sum, 0.5 / (double)n, 0.0);
+    return cps_affine(tape, sum, 0.5 / (double)cps_max_i64(n, 1), 0.0);
 }
