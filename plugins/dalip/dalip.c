@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 
 static const char *const norm_names[] = {"batch", "layer", NULL};
 static const char *const drop_names[] = {"channels", "tokens", NULL};
@@ -124,6 +125,24 @@ static const cps_option options[] = {
      .maximum = 1e6,
      .help = "the scale is kept in [1, max_scale]",
      .offset = offsetof(dalip_options, max_scale)},
+    {.name = "published_ranks",
+     .kind = CPS_OPT_INTEGER,
+     .default_text = "0",
+     .minimum = 0,
+     .maximum = 1000000,
+     .help =
+         "for comparisons: gradient of the published code on so many processes; 0: the exact one",
+     .offset = offsetof(dalip_options, published_ranks)},
+    {.name = "published_local_loss",
+     .kind = CPS_OPT_BOOL,
+     .default_text = "true",
+     .help = "with published_ranks: a process compares its own rows with all rows",
+     .offset = offsetof(dalip_options, published_local_loss)},
+    {.name = "published_gather_with_grad",
+     .kind = CPS_OPT_BOOL,
+     .default_text = "true",
+     .help = "with published_ranks: gradients reach the rows of other processes",
+     .offset = offsetof(dalip_options, published_gather_with_grad)},
     {.name = NULL},
 };
 
@@ -179,6 +198,12 @@ static cps_status check_options(cps_setup *setup, const dalip_options *wanted, c
     if (wanted->combine == DALIP_OF_SIMILARITIES && !(lambda[0] + lambda[1] > 0.0)) {
         return cps_error(setup, CPS_ERR_USAGE,
                          "both weights of lambda are 0, one above 0 is wanted");
+    }
+    if (wanted->published_ranks > 0 && wanted->second_scale) {
+        return cps_error(setup, CPS_ERR_USAGE,
+                         "published_ranks = %lld goes with second_scale = false: the published "
+                         "loss has one scale",
+                         (long long)wanted->published_ranks);
     }
     const int64_t rows = cps_setup_stream_rows(setup, stream);
     if (rows < 2 && !cps_setup_validation(setup)) {
@@ -244,6 +269,12 @@ static cps_status create(cps_setup *setup, const void *values, void **self_out) 
         return CPS_ERR_USAGE;
     }
     self->options = wanted;
+    if (!cps_setup_validation(setup)) { /* which has the plain loss */
+        self->published = (cps_published){.ranks = wanted->published_ranks,
+                                          .local_loss = wanted->published_local_loss,
+                                          .gather_with_grad = wanted->published_gather_with_grad,
+                                          .accumulation = 1};
+    }
     const cps_status status = add_sides(setup, self, stream);
     if (status != CPS_OK) {
         return status;
@@ -342,6 +373,42 @@ static cps_status head(const void *values, cps_grain *grain, cps_tape *tape) {
 
 /* ---- the batch ---- */
 
+/* One of the terms at work: emitted rows of images and texts, a scale, a weight. */
+typedef struct term {
+    const char *name;
+    cps_tensor *images, *texts;
+    int32_t log_scale;
+    double weight;
+} term;
+
+static void add_term(const dalip *self, cps_global *global, cps_tape *tape, const term *t,
+                     cps_published_shown *sum) {
+    cps_tensor *log_scale = cps_global_parameter(global, t->log_scale), *loss;
+    if (self->published.ranks > 0) {
+        cps_published_shown own = {0};
+        loss =
+            cps_published_contrastive(tape, t->images, t->texts, log_scale, &self->published, &own);
+        for (int r = 0; r < CPS_SHOWN_RANKS; r++) {
+            sum->loss[r] += t->weight * own.loss[r];
+            sum->d_log_scale[r] += t->weight * own.d_log_scale[r];
+        }
+    } else {
+        loss = cps_softmax_contrastive(tape, t->images, t->texts, log_scale, NULL);
+    }
+    cps_global_term(global, t->name, loss, t->weight);
+}
+
+/* What each published process would see, before the mean over processes. */
+static void report_ranks(const dalip *self, cps_global *global, const cps_published_shown *sum) {
+    char name[64];
+    for (int64_t r = 0; r < self->published.ranks && r < CPS_SHOWN_RANKS; r++) {
+        snprintf(name, sizeof name, "rank%d.loss", (int)r);
+        cps_global_report(global, name, sum->loss[r]);
+        snprintf(name, sizeof name, "rank%d.d_logit_scale", (int)r);
+        cps_global_report(global, name, sum->d_log_scale[r]);
+    }
+}
+
 /* [sqrt(l1) f ; sqrt(l2) z]: products of such rows are weighted sums of similarities. */
 static cps_tensor *joined(cps_tape *tape, cps_tensor *first, cps_tensor *second,
                           const double *lambda) {
@@ -350,31 +417,30 @@ static cps_tensor *joined(cps_tape *tape, cps_tensor *first, cps_tensor *second,
     return cps_concat_columns(tape, 2, parts);
 }
 
+static double alpha_of(const dalip_options *wanted, int64_t step) {
+    const int64_t last = wanted->alpha.count - 1;
+    return wanted->alpha.values[step < last ? step : last];
+}
+
 static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
     const dalip *self = values;
     const dalip_options *wanted = self->options;
-    cps_tensor *first[] = {cps_global_rows(global, "image_first"),
-                           cps_global_rows(global, "text_first")};
-    cps_tensor *second[] = {cps_global_rows(global, "image_second"),
-                            cps_global_rows(global, "text_second")};
-    cps_tensor *scale = cps_global_parameter(global, self->log_scale);
+    const double alpha = alpha_of(wanted, cps_global_step(global).step);
+    const double *lambda = wanted->lambda.values;
+    const term first = {"first", cps_global_rows(global, "image_first"),
+                        cps_global_rows(global, "text_first"), self->log_scale, alpha};
+    const term second = {"second", cps_global_rows(global, "image_second"),
+                         cps_global_rows(global, "text_second"), self->second_scale, 1.0 - alpha};
+    cps_published_shown sum = {0}; /* over the terms */
     if (wanted->combine == DALIP_OF_SIMILARITIES) {
-        const double *lambda = wanted->lambda.values;
-        cps_tensor *term =
-            cps_softmax_contrastive(tape, joined(tape, first[0], second[0], lambda),
-                                    joined(tape, first[1], second[1], lambda), scale, NULL);
-        cps_global_term(global, "contrastive", term, 1.0);
-        return cps_tape_status(tape);
+        const term both = {"contrastive", joined(tape, first.images, second.images, lambda),
+                           joined(tape, first.texts, second.texts, lambda), self->log_scale, 1.0};
+        add_term(self, global, tape, &both, &sum);
+    } else {
+        add_term(self, global, tape, &first, &sum);
+        add_term(self, global, tape, &second, &sum);
     }
-    const int64_t step = cps_global_step(global).step;
-    const int64_t last = wanted->alpha.count - 1;
-    const double alpha = wanted->alpha.values[step < last ? step : last];
-    cps_global_term(global, "first", cps_softmax_contrastive(tape, first[0], first[1], scale, NULL),
-                    alpha);
-    cps_global_term(global, "second",
-                    cps_softmax_contrastive(tape, second[0], second[1],
-                                            cps_global_parameter(global, self->second_scale), NULL),
-                    1.0 - alpha);
+    report_ranks(self, global, &sum);
     return cps_tape_status(tape);
 }
 

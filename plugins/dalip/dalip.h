@@ -17,6 +17,8 @@ typedef struct dalip_options {
     int32_t combine;
     cps_numbers alpha, lambda;
     double init_scale, max_scale;
+    int64_t published_ranks;
+    bool published_local_loss, published_gather_with_grad;
 } dalip_options;
 
 /* A side's second feature: what it adds to the model. Parameters by id. */
@@ -33,6 +35,7 @@ typedef struct dalip {
     const dalip_options *options;
     dalip_side sides[2]; /* by CPS_SIDE_... */
     int32_t log_scale, second_scale;
+    cps_published published; /* ranks 0: none of this */
 } dalip;
 
 /* Declares a side's parameters and buffers, under the names of the published checkpoints: of the

@@ -105,6 +105,26 @@ static void test_first_is_clip(void) {
     ENGINE_CHECK(fabs(clip - sum) < 1e-12);
 }
 
+/* The mean over published processes has the exact loss; its gradient is the exact one where gathers
+ * carry gradients, a part of it where nothing does. */
+static void test_published(void) {
+    measured exact = measure(DALIP("")), same = measure(DALIP(",\"published_ranks\":4")),
+             less = measure(DALIP(",\"published_ranks\":4,\"published_local_loss\":false,"
+                                  "\"published_gather_with_grad\":false"));
+    const int64_t count = cps_params_flat_count(cps_model_params(exact.t.run->model));
+    const int64_t scale = engine_param(&exact.t, "logit_scale")->offset;
+    ENGINE_CHECK(fabs(exact.loss - same.loss) < 1e-12 && fabs(exact.loss - less.loss) < 1e-12);
+    ENGINE_CHECK(engine_difference(same.gradient, exact.gradient, count) < 1e-9);
+    ENGINE_CHECK(fabs(less.gradient[scale] - exact.gradient[scale]) < 1e-9);
+    for (int64_t i = 0; i < count; i++) {
+        less.gradient[i] *= i == scale ? 1.0 : 4.0;
+    }
+    ENGINE_CHECK(engine_difference(less.gradient, exact.gradient, count) < 1e-9);
+    forget(&exact);
+    forget(&same);
+    forget(&less);
+}
+
 /* Kept or replayed recordings, the same numbers; layer norms alone: other grains too. */
 static void test_grains(void) {
     static const engine_job kept = {.objectives = DALIP(""), .optimizer = SGD, .steps = 1},
@@ -431,6 +451,9 @@ static void test_refusals(void) {
                                           ",\"combine\":\"similarities\",\"second_scale\":true")},
                             nothing = {.objectives =
                                            DALIP(",\"combine\":\"similarities\",\"lambda\":[0,0]")},
+                            published = {.objectives =
+                                             DALIP(",\"published_ranks\":2,\"second_scale\":true")},
+                            uneven = {.objectives = DALIP(",\"published_ranks\":5")},
                             swapped = {.objectives = DALIP(",\"image\":\"text\"")},
                             reads = {.objectives = DALIP(",\"text\":\"image\"")},
                             unknown = {.objectives = DALIP(",\"image\":\"imgae\"")},
@@ -439,6 +462,8 @@ static void test_refusals(void) {
     engine_refused(&one, "a step has 1 pair of stream 'paired'");
     engine_refused(&scales, "second_scale = true goes with combine = \"losses\"");
     engine_refused(&nothing, "both weights of lambda are 0");
+    engine_refused(&published, "published_ranks = 2 goes with second_scale = false");
+    engine_refused(&uneven, "published_ranks = 5 does not divide the 16 rows");
     engine_refused(&swapped, "image = 'text': wanted is a vision transformer");
     engine_refused(&reads, "text = 'image': wanted is a text tower");
     engine_refused(&unknown, "image = 'imgae': the model has no tower of that name");
@@ -449,6 +474,7 @@ int main(int argc, char **argv) {
     static const engine_test tests[] = {{"differences", test_differences},
                                         {"composition", test_composition},
                                         {"first is clip", test_first_is_clip},
+                                        {"published", test_published},
                                         {"grains", test_grains},
                                         {"running statistics", test_running_statistics},
                                         {"names", test_names},
