@@ -118,7 +118,7 @@ local function tower(value, place, partial)
   elseif not check.table(value, place, "a table of sizes") then
     return nil
   end
-  return check.rows(kind.rows, value, place, { partial = partial })
+  return check.rows(kind.rows, value, place, { partial = partial, paths = { weights = true } })
 end
 
 local function towers(value, place, result)

@@ -17,6 +17,7 @@ struct cps_model {
     cps_params *params;
     cps_arena *arena; /* strings of the options */
     cps_tower *towers[TOWER_MAX];
+    cps_tower_weights own_weights[TOWER_MAX]; /* by tower */
     int32_t tower_count;
     const char *weights;
     bool partial;
@@ -57,9 +58,10 @@ const cps_option cps_model_options[] = {
 typedef struct tower_options {
     int32_t kind, variant, activation, interpolation, resize;
     int64_t image_size, patch, width, layers, heads, mlp_width, embed_dim, context, vocabulary;
-    bool pre_norm, patch_bias;
+    bool pre_norm, patch_bias, partial;
     double norm_eps, drop_path;
     cps_numbers mean, std;
+    const char *weights, *weights_from;
 } tower_options;
 
 static const char *const kind_names[] = {"vit", "text", "resnet", NULL}; /* as cps_tower_kind */
@@ -85,6 +87,8 @@ static const char *const resize_names[] = {"crop", "squash", NULL};
         .name = #key, .kind = CPS_OPT_NUMBER, .help = (text), .minimum = (least),                  \
         .maximum = (most), .offset = offsetof(tower_options, key)                                  \
     }
+#define TEXT_ROW(key, text)                                                                        \
+    { .name = #key, .kind = CPS_OPT_STRING, .help = (text), .offset = offsetof(tower_options, key) }
 #define COLOUR_ROW(key, text)                                                                      \
     {                                                                                              \
         .name = #key, .kind = CPS_OPT_NUMBERS, .help = (text), .minimum = -1000, .maximum = 1000,  \
@@ -124,6 +128,10 @@ const cps_option cps_tower_options[] = {
                "How evaluation images are resized (default: clip bicubic, else bilinear)."),
     CHOICE_ROW(resize, resize_names,
                "Evaluation images: crop (shorter side, then the centre; the default) or squash."),
+    TEXT_ROW(weights, "Of towers beside image and text: a safetensors file in the tower's own "
+                      "names, a CLIP that holds it, or a checkpoint."),
+    TEXT_ROW(weights_from, "The tower's name in that file (default: in a checkpoint its own)."),
+    BOOL_ROW(partial, "Accept a file that lacks some of the tower's parameters (default: no)."),
     {.name = NULL}};
 
 /* ---- filling in what a spec leaves out ---- */
@@ -328,6 +336,21 @@ cps_status cps_model_add_tower(cps_model *model, cps_tower *tower) {
     return CPS_OK;
 }
 
+static cps_status check_weights(const tower_options *options, const char *where) {
+    const bool shared = strcmp(where, "model.image") == 0 || strcmp(where, "model.text") == 0;
+    if (options->weights != NULL && shared) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "%s.weights: files of their own are for towers in model.towers; "
+                        "model.weights is that of image and text",
+                        where);
+    }
+    if (options->weights == NULL && (options->weights_from != NULL || options->partial)) {
+        return cps_fail(CPS_ERR_USAGE, "%s: %s says how to read weights, which are missing", where,
+                        options->partial ? "partial" : "weights_from");
+    }
+    return CPS_OK;
+}
+
 /* From a filled-in object to a tower of the model. */
 static cps_status make_tower(cps_model *model, cps_json *filled, const char *name,
                              const char *prefix, const char *where) {
@@ -353,8 +376,11 @@ static cps_status make_tower(cps_model *model, cps_json *filled, const char *nam
     const cps_status status = cps_model_add_tower(model, tower);
     if (status != CPS_OK) {
         cps_tower_destroy(tower);
+        return status;
     }
-    return status;
+    model->own_weights[model->tower_count - 1] =
+        (cps_tower_weights){options.weights, options.weights_from, options.partial};
+    return check_weights(&options, where);
 }
 
 /* What all towers of a spec are made with. */
@@ -656,6 +682,16 @@ cps_tower *cps_model_tower(cps_model *model, const char *name) {
 
 const char *cps_model_weights(const cps_model *model) {
     return model->weights;
+}
+
+const cps_tower_weights *cps_model_tower_weights(const cps_model *model, const char *tower) {
+    for (int32_t i = 0; i < model->tower_count; i++) {
+        if (strcmp(cps_tower_get_config(model->towers[i])->name, tower) == 0) {
+            return &model->own_weights[i];
+        }
+    }
+    static const cps_tower_weights none = {0};
+    return &none;
 }
 
 bool cps_model_partial(const cps_model *model) {

@@ -34,6 +34,13 @@ cps_status cps_model_add_tower(cps_model *model, cps_tower *tower) CPS_MUST_CHEC
 /* The file named by `weights` (as given) or NULL, and `partial`. */
 const char *cps_model_weights(const cps_model *model);
 bool cps_model_partial(const cps_model *model);
+/* What a tower of `towers` says of a file of its own; path NULL: nothing. */
+typedef struct cps_tower_weights {
+    const char *path; /* as given */
+    const char *from; /* the tower's name there, NULL: not said */
+    bool partial;
+} cps_tower_weights;
+const cps_tower_weights *cps_model_tower_weights(const cps_model *model, const char *tower);
 /* Names of presets, NULL-terminated. */
 const char *const *cps_model_presets(void);
 /* Full description as JSON (sizes, variants, preprocessing), stored in checkpoints and exports;

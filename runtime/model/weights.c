@@ -13,15 +13,22 @@
 #include "model/tower_parts.h"
 #include "model/weights_file.h"
 
-/* Loading goes in two passes: first every parameter is matched with what the file has and all
- * shapes are compared, so that a file that does not fit changes nothing; then values are read. The
- * naming style and prefix are those that match the most parameters. */
+/* A file for the whole model, or for one tower alone, whose names it may hold as another program
+ * has them: without the tower's own prefix. Loading goes in two passes: first every parameter is
+ * matched with what the file has and all shapes are compared, so that a file that does not fit
+ * changes nothing; then values are read. The naming style and prefix are those that match the most
+ * parameters. */
 
 typedef enum style { STYLE_OPEN_CLIP, STYLE_CUSTOM_TEXT, STYLE_HUGGING_FACE, STYLE_COUNT } style;
 
 static const char *const prefixes[] = {"",     "module.", "model.", "module.model.", "clip_model.",
                                        "clip."};
-enum { PREFIX_COUNT = sizeof prefixes / sizeof *prefixes };
+enum { PREFIX_COUNT = sizeof prefixes / sizeof *prefixes, PREFIX_MAX = 128 };
+/* In front of a tower's own names: of training programs, then of a file that holds more. */
+static const char *const tower_prefixes[] = {
+    "",       "module.",       "backbone.",   "module.backbone.",
+    "model.", "module.model.", "clip_model.", "clip."};
+static const char *const inner_prefixes[] = {"", "visual.", "text."};
 
 /* Buffers that other programs store and that say nothing. */
 static bool is_noise(const char *name) {
@@ -48,9 +55,10 @@ typedef struct match {
 typedef struct loading {
     cps_model *model;
     cps_params *params;
+    const cps_tower *tower; /* the only one to be loaded; NULL: the whole model */
     cps_weights_file file;
     style style;
-    const char *prefix;
+    char prefix[PREFIX_MAX];
     match *matches; /* [match_count] */
     int64_t match_count;
     const cps_tower **owner; /* [params]: the tower that declared it, or NULL */
@@ -78,16 +86,38 @@ static cps_status append(char ***list, int64_t *count, const char *text) {
 
 /* ---- names ---- */
 
+/* Whether parameter `index` is to be loaded at all. */
+static bool is_asked(const loading *load, int32_t index) {
+    return load->tower == NULL || load->owner[index] == load->tower;
+}
+
+/* Hugging Face names the towers of CLIP: those that are no "image" and no "text" here take their
+ * parts. False: CLIPModel has none for this one. */
+static bool hf_pieces_of(const loading *load, const char *own, cps_hf_pieces *out) {
+    const cps_tower_config *config = load->tower == NULL ? NULL : &load->tower->config;
+    char name[CPS_HF_NAME_MAX];
+    if (config != NULL && (config->dino || config->kind == CPS_TOWER_RESNET)) {
+        return false;
+    }
+    const bool image = config != NULL && config->kind == CPS_TOWER_VIT;
+    const int length = snprintf(name, sizeof name, "%s%s", image ? "visual." : "", own);
+    return length < (int)sizeof name && cps_hf_pieces_of(name, out);
+}
+
 /* Names of parameter `name` in a file of the given style. */
-static bool pieces_of(style how, const char *prefix, const char *name, cps_hf_pieces *out) {
+static bool pieces_of(const loading *load, style how, const char *prefix, const char *name,
+                      cps_hf_pieces *out) {
     cps_hf_pieces bare = {.count = 1};
+    if (load->tower != NULL) {
+        name += strlen(load->tower->config.prefix);
+    }
     if (how == STYLE_HUGGING_FACE) {
-        if (!cps_hf_pieces_of(name, &bare)) {
+        if (!hf_pieces_of(load, name, &bare)) {
             return false;
         }
     } else {
-        const bool is_text = how == STYLE_CUSTOM_TEXT && strncmp(name, "visual.", 7) != 0 &&
-                             strncmp(name, "logit_", 6) != 0;
+        const bool is_text = how == STYLE_CUSTOM_TEXT && load->tower == NULL &&
+                             strncmp(name, "visual.", 7) != 0 && strncmp(name, "logit_", 6) != 0;
         snprintf(bare.names[0], CPS_HF_NAME_MAX, "%s%s", is_text ? "text." : "", name);
     }
     *out = bare;
@@ -102,7 +132,7 @@ static bool pieces_of(style how, const char *prefix, const char *name, cps_hf_pi
 
 static bool find_pieces(const loading *load, style how, const char *prefix, const char *name,
                         match *out) {
-    if (!pieces_of(how, prefix, name, &out->pieces)) {
+    if (!pieces_of(load, how, prefix, name, &out->pieces)) {
         return false;
     }
     for (int32_t i = 0; i < out->pieces.count; i++) {
@@ -114,13 +144,19 @@ static bool find_pieces(const loading *load, style how, const char *prefix, cons
     return true;
 }
 
-static int64_t count_found(const loading *load, style how, const char *prefix) {
+/* Keeps the style and prefix where they match more than what was tried before; *most counts. */
+static void try_names(loading *load, style how, const char *prefix, int64_t *most) {
     int64_t found = 0;
     for (int32_t i = 0; i < cps_params_count(load->params); i++) {
         match probe;
-        found += find_pieces(load, how, prefix, cps_params_at(load->params, i)->name, &probe);
+        found += is_asked(load, i) &&
+                 find_pieces(load, how, prefix, cps_params_at(load->params, i)->name, &probe);
     }
-    return found;
+    if (found > *most) {
+        *most = found;
+        load->style = how;
+        snprintf(load->prefix, sizeof load->prefix, "%s", prefix);
+    }
 }
 
 static cps_status choose_style(loading *load) {
@@ -129,12 +165,7 @@ static cps_status choose_style(loading *load) {
     const int32_t tries = load->file.is_checkpoint ? 1 : PREFIX_COUNT;
     for (int32_t how = 0; how < styles; how++) {
         for (int32_t i = 0; i < tries; i++) {
-            const int64_t found = count_found(load, (style)how, prefixes[i]);
-            if (found > most) {
-                most = found;
-                load->style = (style)how;
-                load->prefix = prefixes[i];
-            }
+            try_names(load, (style)how, prefixes[i], &most);
         }
     }
     if (most > 0) {
@@ -148,6 +179,53 @@ static cps_status choose_style(loading *load) {
                     load->file.path, (long long)load->file.count, first,
                     cps_params_count(load->params) > 0 ? cps_params_at(load->params, 0)->name
                                                        : "visual.proj");
+}
+
+/* Where a tower stands in our own files. */
+static void own_prefix(const char *tower, char prefix_out[PREFIX_MAX]) {
+    snprintf(prefix_out, PREFIX_MAX, "%s%s",
+             strcmp(tower, "image") == 0  ? "visual"
+             : strcmp(tower, "text") == 0 ? ""
+                                          : tower,
+             strcmp(tower, "text") == 0 ? "" : ".");
+}
+
+/* The same for one tower; from: its name in the file, NULL: not said. */
+static cps_status choose_tower_style(loading *load, const char *from) {
+    const cps_tower_config *config = &load->tower->config;
+    char prefix[PREFIX_MAX];
+    int64_t most = 0;
+    if (from != NULL || load->file.is_checkpoint) {
+        own_prefix(from != NULL ? from : config->name, prefix);
+        try_names(load, STYLE_OPEN_CLIP, prefix, &most);
+    }
+    for (size_t i = 0; from == NULL && !load->file.is_checkpoint &&
+                       i < sizeof tower_prefixes / sizeof *tower_prefixes;
+         i++) {
+        for (size_t k = 0; k < sizeof inner_prefixes / sizeof *inner_prefixes; k++) {
+            snprintf(prefix, sizeof prefix, "%s%s", tower_prefixes[i], inner_prefixes[k]);
+            try_names(load, STYLE_OPEN_CLIP, prefix, &most);
+        }
+        try_names(load, STYLE_HUGGING_FACE, tower_prefixes[i], &most);
+    }
+    if (most > 0) {
+        return CPS_OK;
+    }
+    const char *first = load->file.count > 0 ? load->file.tensors[0].name : "nothing";
+    const char *own = cps_params_at(load->params, load->tower->indices[0])->name;
+    if (from != NULL || load->file.is_checkpoint) {
+        return cps_fail(CPS_ERR_DATA,
+                        "'%s' holds nothing of a tower '%s': its %lld tensors begin with '%s', "
+                        "wanted '%s%s' and others; weights_from names the tower there",
+                        load->file.path, from != NULL ? from : config->name,
+                        (long long)load->file.count, first, prefix, own + strlen(config->prefix));
+    }
+    return cps_fail(CPS_ERR_DATA,
+                    "'%s' holds none of the parameters of tower '%s': its %lld tensors begin with "
+                    "'%s', wanted are the tower's own names ('%s'), also behind 'module.' or "
+                    "'backbone.'; take the kind and variant that belong to these weights",
+                    load->file.path, config->name, (long long)load->file.count, first,
+                    own + strlen(config->prefix));
 }
 
 /* ---- shapes ---- */
@@ -281,6 +359,9 @@ static cps_status match_all(loading *load) {
         const char *name = cps_params_at(load->params, i)->name;
         match *found = &load->matches[load->match_count];
         found->param = i;
+        if (!is_asked(load, i)) {
+            continue;
+        }
         bool use = find_pieces(load, load->style, load->prefix, name, found);
         if (use) {
             CPS_TRY(check_match(load, found, &use));
@@ -307,8 +388,8 @@ static bool is_covered(const loading *load, const cps_tower *tower) {
     return false;
 }
 
-/* A tower beside image and text that the file knows nothing of starts fresh; otherwise towers must
- * be complete. */
+/* A tower beside image and text that the file knows nothing of starts fresh, and one with a file of
+ * its own waits for that; otherwise towers must be complete. */
 static cps_status check_missing(const loading *load) {
     char list[1024] = "";
     size_t at = 0;
@@ -318,7 +399,9 @@ static cps_status check_missing(const loading *load) {
         const cps_tower *tower = load->owner[cps_params_find(load->params, name)];
         const bool shared =
             strcmp(tower->config.name, "image") == 0 || strcmp(tower->config.name, "text") == 0;
-        if (!shared && !is_covered(load, tower)) {
+        const bool later = load->tower == NULL &&
+                           cps_model_tower_weights(load->model, tower->config.name)->path != NULL;
+        if (later || (!shared && !is_covered(load, tower))) {
             continue;
         }
         if (fatal++ < 10 && at < sizeof list) {
@@ -449,6 +532,9 @@ static cps_status keep_unused(loading *load) {
             continue;
         }
         CPS_TRY(append(&load->report.unused, &load->report.unused_count, stored->name));
+        if (load->tower != NULL) {
+            continue; /* the rest of another model */
+        }
         const bool prefixed = strncmp(stored->name, load->prefix, skip) == 0;
         const char *name = stored->name + (prefixed ? skip : 0);
         if (!stored->readable || stored->rank > CPS_MAX_DIMS || stored->count < 1 ||
@@ -469,9 +555,9 @@ static cps_status keep_unused(loading *load) {
     return CPS_OK;
 }
 
-static cps_status load_file(loading *load, bool partial) {
+static cps_status load_file(loading *load, const char *from, bool partial) {
     CPS_TRY(find_owners(load));
-    CPS_TRY(choose_style(load));
+    CPS_TRY(load->tower == NULL ? choose_style(load) : choose_tower_style(load, from));
     CPS_TRY(match_all(load));
     if (!partial) {
         CPS_TRY(check_missing(load));
@@ -480,20 +566,36 @@ static cps_status load_file(loading *load, bool partial) {
     return keep_unused(load);
 }
 
-cps_status cps_weights_load(cps_model *model, const char *path, bool partial,
+static cps_status load_path(loading *load, const char *path, const char *from, bool partial,
                             cps_weights_report *report_out) {
-    loading load = {.model = model, .params = cps_model_params(model), .prefix = ""};
-    CPS_TRY(cps_weights_file_open(path, &load.file));
-    const cps_status status = load_file(&load, partial);
-    cps_weights_file_close(&load.file);
-    free(load.matches);
-    free((void *)(uintptr_t)load.owner);
+    CPS_TRY(cps_weights_file_open(path, &load->file));
+    const cps_status status = load_file(load, from, partial);
+    cps_weights_file_close(&load->file);
+    free(load->matches);
+    free((void *)(uintptr_t)load->owner);
     if (status != CPS_OK || report_out == NULL) {
-        cps_weights_report_free(&load.report);
+        cps_weights_report_free(&load->report);
         return status;
     }
-    *report_out = load.report;
+    *report_out = load->report;
     return CPS_OK;
+}
+
+cps_status cps_weights_load(cps_model *model, const char *path, bool partial,
+                            cps_weights_report *report_out) {
+    loading load = {.model = model, .params = cps_model_params(model)};
+    return load_path(&load, path, NULL, partial, report_out);
+}
+
+cps_status cps_weights_load_tower(cps_model *model, const char *tower,
+                                  const cps_tower_weights *weights,
+                                  cps_weights_report *report_out) {
+    loading load = {
+        .model = model, .params = cps_model_params(model), .tower = cps_model_tower(model, tower)};
+    CPS_BUG_IF(load.tower == NULL);
+    return cps_fail_context(
+        load_path(&load, weights->path, weights->from, weights->partial, report_out), "tower '%s'",
+        tower);
 }
 
 /* ---- export ---- */

@@ -27,6 +27,13 @@ void cps_weights_report_free(cps_weights_report *report);
  * damaged. report_out may be NULL. */
 cps_status cps_weights_load(cps_model *model, const char *path, bool partial,
                             cps_weights_report *report_out) CPS_MUST_CHECK;
+/* The same for one tower alone, from the file that the model names for it: in the tower's own names
+ * (timm's for DINO's, torchvision's for residual networks), also behind "module.", "backbone." and
+ * the like; for towers as CLIP has them also out of a whole CLIP in either naming; or a tower of a
+ * Copse checkpoint. Other tensors of the file are not used. */
+cps_status cps_weights_load_tower(cps_model *model, const char *tower,
+                                  const cps_tower_weights *weights,
+                                  cps_weights_report *report_out) CPS_MUST_CHECK;
 typedef enum cps_weights_format {
     CPS_WEIGHTS_OPEN_CLIP,
     CPS_WEIGHTS_HUGGING_FACE

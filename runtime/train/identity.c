@@ -79,6 +79,17 @@ static void add_job(cps_json *identity, const cps_json *from) {
     }
 }
 
+static void add_tower_weights(const cps_run *run, cps_json *identity) {
+    cps_json *towers = NULL;
+    for (int32_t i = 0; i < cps_model_tower_count(run->model); i++) {
+        const char *name = cps_tower_get_config(cps_model_tower_at(run->model, i))->name;
+        if (cps_model_tower_weights(run->model, name)->path != NULL) {
+            towers = towers == NULL ? cps_json_add_object(identity, "tower_weights") : towers;
+            add_hex(towers, name, run->tower_digests[i]);
+        }
+    }
+}
+
 cps_json *cps_run_identity(const cps_run *run) {
     cps_json *identity = cps_json_new_object();
     add_job(identity, run->job);
@@ -100,6 +111,7 @@ cps_json *cps_run_identity(const cps_run *run) {
     if (cps_model_weights(run->model) != NULL) {
         add_hex(identity, "weights", run->weights_digest);
     }
+    add_tower_weights(run, identity);
     return identity;
 }
 

@@ -449,17 +449,35 @@ static cps_status hash_file(const char *path, uint64_t *digest_out) {
                   : CPS_OK;
 }
 
-/* A run that goes on must have begun with the same weights. Collective; rank 0 reads. */
-static cps_status digest_weights(cps_run *run) {
-    const char *path = cps_model_weights(run->model);
-    if (path == NULL) {
-        return CPS_OK;
-    }
+/* Rank 0 reads. Collective. */
+static cps_status digest_file(cps_run *run, const char *path, uint64_t *digest_out) {
     uint64_t digest = 0;
     const cps_status status = cps_comm_rank(run->comm) == 0 ? hash_file(path, &digest) : CPS_OK;
     CPS_TRY(cps_agree(run->comm, "weights", status));
     cps_comm_broadcast(run->comm, "weights", &digest, sizeof digest, 0);
-    run->weights_digest = digest;
+    *digest_out = digest;
+    return CPS_OK;
+}
+
+static const cps_tower_weights *weights_of(const cps_run *run, int32_t tower) {
+    const char *name = cps_tower_get_config(cps_model_tower_at(run->model, tower))->name;
+    return cps_model_tower_weights(run->model, name);
+}
+
+/* A run that goes on must have begun with the same weights. Collective. */
+static cps_status digest_weights(cps_run *run) {
+    const int32_t towers = cps_model_tower_count(run->model);
+    run->tower_digests = cps_arena_alloc_zero(run->arena, (size_t)towers * sizeof(uint64_t) + 1);
+    CPS_TRY(
+        cps_agree(run->comm, "weights", run->tower_digests == NULL ? CPS_ERR_UNAVAILABLE : CPS_OK));
+    if (cps_model_weights(run->model) != NULL) {
+        CPS_TRY(digest_file(run, cps_model_weights(run->model), &run->weights_digest));
+    }
+    for (int32_t i = 0; i < towers; i++) {
+        if (weights_of(run, i)->path != NULL) {
+            CPS_TRY(digest_file(run, weights_of(run, i)->path, &run->tower_digests[i]));
+        }
+    }
     return CPS_OK;
 }
 
@@ -559,15 +577,19 @@ void cps_run_close(cps_run *run) {
  * ---------------------------------------------------------------------------------------------------------------------
  */
 
-static void report_weights(const char *path, const cps_weights_report *report) {
+/* tower NULL: of the model. */
+static void report_weights(const char *path, const char *tower, const cps_weights_report *report) {
     cps_log(CPS_LOG_INFO,
-            "weights '%s': %lld tensors loaded, %lld resampled, %lld not found, %lld not used",
-            path, (long long)report->loaded, (long long)report->resampled,
+            "weights '%s'%s%s: %lld tensors loaded, %lld resampled, %lld not found, %lld not used",
+            path, tower == NULL ? "" : " of tower ", tower == NULL ? "" : tower,
+            (long long)report->loaded, (long long)report->resampled,
             (long long)report->missing_count, (long long)report->unused_count);
     for (int64_t i = 0; i < cps_min_i64(report->missing_count, 10); i++) {
         cps_log(CPS_LOG_INFO, "  not found: %s", report->missing[i]);
     }
-    for (int64_t i = 0; i < cps_min_i64(report->unused_count, 10); i++) {
+    /* A tower's file may be that of a whole model: its other tensors say nothing. */
+    const int64_t listed = tower != NULL && report->unused_count > 10 ? 0 : 10;
+    for (int64_t i = 0; i < cps_min_i64(report->unused_count, listed); i++) {
         cps_log(CPS_LOG_INFO, "  not used: %s", report->unused[i]);
     }
 }
@@ -611,18 +633,38 @@ void cps_run_begin_stage(cps_run *run, int64_t stage) {
     }
 }
 
-cps_status cps_run_initialise(cps_run *run) {
+/* On rank 0. A tower's own file after the model's, so that it has the last word. */
+static cps_status load_weights(cps_run *run) {
     const char *weights = cps_model_weights(run->model);
-    cps_params *params = cps_model_params(run->model);
-    cps_status status = CPS_OK;
-    if (weights != NULL && cps_comm_rank(run->comm) == 0) {
-        cps_weights_report report = {0};
-        status = cps_weights_load(run->model, weights, cps_model_partial(run->model), &report);
-        if (status == CPS_OK) {
-            report_weights(weights, &report);
-        }
+    cps_weights_report report = {0};
+    if (weights != NULL) {
+        CPS_TRY(cps_weights_load(run->model, weights, cps_model_partial(run->model), &report));
+        report_weights(weights, NULL, &report);
         cps_weights_report_free(&report);
     }
+    for (int32_t i = 0; i < cps_model_tower_count(run->model); i++) {
+        const char *name = cps_tower_get_config(cps_model_tower_at(run->model, i))->name;
+        const cps_tower_weights *own = weights_of(run, i);
+        if (own->path != NULL) {
+            CPS_TRY(cps_weights_load_tower(run->model, name, own, &report));
+            report_weights(own->path, name, &report);
+            cps_weights_report_free(&report);
+        }
+    }
+    return CPS_OK;
+}
+
+static bool has_weights(const cps_run *run) {
+    bool any = cps_model_weights(run->model) != NULL;
+    for (int32_t i = 0; i < cps_model_tower_count(run->model); i++) {
+        any = any || weights_of(run, i)->path != NULL;
+    }
+    return any;
+}
+
+cps_status cps_run_initialise(cps_run *run) {
+    cps_params *params = cps_model_params(run->model);
+    cps_status status = cps_comm_rank(run->comm) == 0 ? load_weights(run) : CPS_OK;
     if (status == CPS_OK) {
         status = cps_params_allocate(params, (uint64_t)run->job_options.seed);
     }
@@ -631,7 +673,7 @@ cps_status cps_run_initialise(cps_run *run) {
     }
     cps_params_drop_offers(params);
     CPS_TRY(cps_agree(run->comm, "first values of the parameters", status));
-    if (weights != NULL) {
+    if (has_weights(run)) {
         cps_comm_broadcast(run->comm, "weights", run->from_weights,
                            (size_t)cps_params_count(params), 0);
         cps_comm_broadcast(run->comm, "weights", cps_params_flat(params),

@@ -36,6 +36,7 @@ typedef struct cps_run {
     cps_tokenizer_options tokenizer_options;
     cps_model *model;
     uint64_t weights_digest; /* of the file the job names; 0 without */
+    uint64_t *tower_digests; /* [towers of the job's model] of their own files; 0 without */
     cps_shard_pool *pool;
     struct cps_packed_set *packed; /* sources.c: sets that are packed by now */
     int64_t stream_option_count;

@@ -182,6 +182,13 @@ static cps_status check_identity(const cps_loop *loop, const cps_json *then) {
                           "run '%s' was started with other weights: the digest of the file was %s, "
                           "now it is %s. Use the same file, another run name (--run), or --fresh",
                           loop->name, difference.values[0], difference.values[1]);
+    } else if (cps_identity_differs(then, now, "tower_weights", &difference)) {
+        status =
+            cps_fail(CPS_ERR_USAGE,
+                     "run '%s' was started with other weights of tower '%s': the digest of the "
+                     "file was %s, now it is %s. Use the same file, another run name (--run), "
+                     "or --fresh",
+                     loop->name, difference.path, difference.values[0], difference.values[1]);
     } else if (cps_identity_differs(then, now, "bits", &difference)) {
         if (loop->run->options.other_bits) {
             cps_log(CPS_LOG_WARN, "going on with other bits: %s was %s, now it is %s",
