@@ -37,6 +37,10 @@ fi
 lua5.4 tests/layers.lua >"$scratch/output" 2>&1
 verdict "layers" $?
 
+find tests -mindepth 2 -name '*.sh' ! -perm -u+x | sed 's/$/ cannot be run: chmod +x/' >"$scratch/output"
+[ ! -s "$scratch/output" ]
+verdict "every script of tests can be run" $?
+
 : >"$scratch/output"
 for header in $(find runtime shards -name '*.h' | LC_ALL=C sort); do
     printf '#include "%s"\n' "${header#runtime/}" >"$scratch/alone.c"

@@ -202,11 +202,12 @@ local function objective_kind(origin, place)
   return kind
 end
 
--- References of an objective's options to streams and towers, checked when both are known.
-local function references(rows, options, place, uses)
+-- References of an objective's options to streams and towers, checked when both are known. `given`: what the job itself says of them.
+local function references(rows, options, given, place, uses)
   for _, row in ipairs(rows) do
     if (row.kind == "stream" or row.kind == "tower") and options[row.name] then
-      uses[#uses + 1] = { kind = row.kind, name = options[row.name], place = child(place, row.name) }
+      uses[#uses + 1] = { kind = row.kind, name = options[row.name], place = child(place, row.name),
+        default_of = given[row.name] == nil and options or nil, option = row.name }
     end
   end
 end
@@ -232,7 +233,7 @@ local function objective(value, place, uses)
   result.name = origin.name
   result.plugin = origin.plugin and check.absolute(origin.plugin)
   result.options = check.rows(kind.rows, own, place, { also = also })
-  references(kind.rows, result.options, place, uses)
+  references(kind.rows, result.options, own, place, uses)
   return result, kind.fits
 end
 
@@ -450,9 +451,14 @@ end
 local function check_references(uses, job)
   local towers_known = { image = true, text = true }
   for name in next, job.model and job.model.towers or {} do towers_known[name] = true end
+  local data = job.data or {}
+  local first = next(data)
+  local only = first and next(data, first) == nil and first or nil -- a job's only stream stands for any default
   for _, use in ipairs(uses) do
-    if use.kind == "stream" then
-      rules.stream_exists(use.place, use.name, job.data or {})
+    if use.kind == "stream" and use.default_of and only then
+      use.default_of[use.option] = only
+    elseif use.kind == "stream" then
+      rules.stream_exists(use.place, use.name, data)
     else
       rules.tower_exists(use.place, use.name, towers_known)
     end

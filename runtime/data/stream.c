@@ -275,20 +275,16 @@ static bool plainly_a_name(const char *text) {
 
 /* Whether cleaning would leave a rank of the record: the ranks above the species show it without
  * cleaning nearly always. */
-static cps_status names_organism(const cps_shard *shard, const int64_t fields[CPS_TAXON_RANKS],
-                                 int64_t record, bool *names_out) {
-    cps_taxon_fields values = {0};
-    for (int32_t k = 0; k < CPS_TAXON_RANKS; k++) {
-        if (fields[k] >= 0 && cps_shard_text_count(shard, fields[k], record) > 0) {
-            values.ranks[k] = cps_shard_text(shard, fields[k], record, 0);
-            if (k + 1 < CPS_TAXON_RANKS && plainly_a_name(values.ranks[k])) {
-                *names_out = true;
-                return CPS_OK;
-            }
+static cps_status names_organism(const cps_shard *shard, int64_t record, bool *names_out) {
+    const cps_taxon_fields fields = cps_taxon_fields_of(shard, record);
+    for (int32_t k = 0; k + 1 < CPS_TAXON_RANKS; k++) {
+        if (fields.ranks[k] != NULL && plainly_a_name(fields.ranks[k])) {
+            *names_out = true;
+            return CPS_OK;
         }
     }
     cps_taxon *taxon = NULL;
-    CPS_TRY(cps_taxon_clean(&values, &taxon));
+    CPS_TRY(cps_taxon_clean(&fields, &taxon));
     *names_out = taxon != NULL;
     free(taxon);
     return CPS_OK;
@@ -298,14 +294,10 @@ static cps_status names_organism(const cps_shard *shard, const int64_t fields[CP
 static cps_status drop_nameless(const shard_set *set, uint8_t *keep) {
     for (int64_t s = 0; s < set->shard_count; s++) {
         const cps_shard *shard = set->shards[s];
-        int64_t fields[CPS_TAXON_RANKS];
-        for (int32_t k = 0; k < CPS_TAXON_RANKS; k++) {
-            fields[k] = cps_shard_field(shard, cps_taxon_rank_names[k]);
-        }
         for (int64_t r = 0; r < cps_shard_count(shard); r++) {
             bool names = false;
             if (keep[set->first[s] + r]) {
-                CPS_TRY(names_organism(shard, fields, r, &names));
+                CPS_TRY(names_organism(shard, r, &names));
             }
             keep[set->first[s] + r] = names;
         }

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/byte_set.h"
 #include "base/hash.h"
-#include "base/numeric.h"
 
 enum { VALUE_BYTES = 4096 }; /* of one record's value, its end included; longer ones are cut */
 
@@ -63,42 +63,6 @@ const char *cps_serve_setup_caption(const cps_setup *setup, const char *stream, 
 
 /* ---- classes --------------------------------------------------------------------------------- */
 
-/* A set of strings that remembers the order of first sight. */
-typedef struct class_set {
-    const char **names;
-    int64_t count, capacity;
-    int64_t *slots; /* open addressing: index into names, -1 empty */
-    int64_t slot_count;
-} class_set;
-
-static bool grow(class_set *set) {
-    if (set->count < set->capacity) {
-        return true;
-    }
-    const int64_t capacity = set->capacity == 0 ? 256 : 2 * set->capacity;
-    const char **names = realloc(set->names, (size_t)capacity * sizeof *names);
-    if (names == NULL) {
-        return false;
-    }
-    set->names = names;
-    set->capacity = capacity;
-    free(set->slots);
-    set->slot_count = 4 * capacity;
-    set->slots = malloc((size_t)set->slot_count * sizeof *set->slots);
-    if (set->slots == NULL) {
-        return false;
-    }
-    memset(set->slots, 0xff, (size_t)set->slot_count * sizeof *set->slots);
-    for (int64_t i = 0; i < set->count; i++) {
-        int64_t at = (int64_t)(cps_hash64_text(names[i]) % (uint64_t)set->slot_count);
-        while (set->slots[at] >= 0) {
-            at = (at + 1) % set->slot_count;
-        }
-        set->slots[at] = i;
-    }
-    return true;
-}
-
 /* The slot that holds `name`, or the empty one where it would stand. */
 static int64_t slot_of(const int64_t *slots, int64_t slot_count, const char *const *names,
                        const char *name) {
@@ -107,23 +71,6 @@ static int64_t slot_of(const int64_t *slots, int64_t slot_count, const char *con
         at = (at + 1) % slot_count;
     }
     return at;
-}
-
-static bool insert(class_set *set, cps_arena *arena, const char *name) {
-    if (!grow(set)) {
-        return false;
-    }
-    const int64_t at = slot_of(set->slots, set->slot_count, set->names, name);
-    if (set->slots[at] >= 0) {
-        return true;
-    }
-    char *copy = cps_arena_strdup(arena, name);
-    if (copy == NULL) {
-        return false;
-    }
-    set->names[set->count] = copy;
-    set->slots[at] = set->count++;
-    return true;
 }
 
 /* Rank of a key "taxonomy:RANK"; -1 for any other key. */
@@ -178,19 +125,27 @@ static bool field_value(const cps_shard *shard, int64_t record, const char *key,
 }
 
 /* The finished set as the arena keeps it; false: out of memory. */
-static bool keep(cps_arena *arena, const char *key, const class_set *set,
+static bool keep(cps_arena *arena, const char *key, const cps_byte_set *set,
                  cps_classes *classes_out) {
-    const char **names = cps_arena_alloc(arena, (size_t)set->count * sizeof *names);
-    int64_t *slots = cps_arena_alloc(arena, (size_t)set->slot_count * sizeof *slots);
+    const int64_t count = cps_byte_set_count(set), slot_count = 2 * count + 1;
+    const char **names = cps_arena_alloc(arena, (size_t)count * sizeof *names);
+    int64_t *slots = cps_arena_alloc(arena, (size_t)slot_count * sizeof *slots);
     lookup *found = cps_arena_alloc(arena, sizeof *found);
     const char *name = cps_arena_strdup(arena, key);
     if (names == NULL || slots == NULL || found == NULL || name == NULL) {
         return false;
     }
-    memcpy(names, set->names, (size_t)set->count * sizeof *names);
-    memcpy(slots, set->slots, (size_t)set->slot_count * sizeof *slots);
-    *found = (lookup){name, taxonomy_rank(key), set->slot_count, slots};
-    *classes_out = (cps_classes){set->count, names, found};
+    memset(slots, 0xff, (size_t)slot_count * sizeof *slots);
+    for (int32_t i = 0; i < count; i++) {
+        size_t length;
+        const char *text = cps_byte_set_at(set, i, &length);
+        if ((names[i] = cps_arena_strdup(arena, text)) == NULL) { /* its end is part of it */
+            return false;
+        }
+        slots[slot_of(slots, slot_count, names, names[i])] = i;
+    }
+    *found = (lookup){name, taxonomy_rank(key), slot_count, slots};
+    *classes_out = (cps_classes){count, names, found};
     return true;
 }
 
@@ -208,40 +163,128 @@ static bool stored_value(const cps_place *place, const char *key, int32_t rank, 
     return has;
 }
 
-/* All values of a stream's records; the arena keeps them. */
-static cps_status collect(cps_setup *setup, const cps_stream *records, const char *stream,
-                          const char *key, cps_classes *classes_out) {
-    cps_arena *arena = setup->plan->arena;
-    class_set set = {0};
-    char text[VALUE_BYTES];
-    const int32_t rank = taxonomy_rank(key);
-    cps_status status = CPS_OK;
-    for (int64_t i = 0; i < cps_stream_records(records) && status == CPS_OK; i++) {
+/* ---- lineages -------------------------------------------------------------------------------- */
+
+typedef struct joined {
+    char *data;
+    size_t length, room;
+} joined;
+
+static bool append(joined *to, const char *text) {
+    const size_t length = strlen(text) + 1;
+    if (length > to->room - to->length) {
+        const size_t room = 2 * (to->room + length);
+        char *data = realloc(to->data, room);
+        if (data == NULL) {
+            return false;
+        }
+        *to = (joined){data, to->length, room};
+    }
+    memcpy(to->data + to->length, text, length);
+    to->length += length;
+    return true;
+}
+
+/* Adds the record's ranks as they stand. False: out of memory. */
+static bool add_lineage(cps_byte_set *set, const cps_place *place, joined *line) {
+    const cps_taxon_fields fields = cps_taxon_fields_of(place->shard, place->record);
+    line->length = 0;
+    for (int32_t k = 0; k < CPS_TAXON_RANKS; k++) {
+        if (!append(line, fields.ranks[k] == NULL ? "" : fields.ranks[k])) {
+            return false;
+        }
+    }
+    return cps_byte_set_add(set, line->data, line->length) >= 0;
+}
+
+/* The first record of each lineage, in order: what cleaning makes of the others is known by these,
+ * and a set of millions of pictures has thousands. Kept for the stage's other ranks. */
+static cps_status find_lineages(cps_stage_plan *plan, const cps_stream *records) {
+    const int64_t count = cps_stream_records(records);
+    int64_t *first = NULL, room = 0, found = 0;
+    joined line = {0};
+    cps_byte_set *set = cps_byte_set_create();
+    bool fits = set != NULL;
+    for (int64_t i = 0; i < count && fits; i++) {
         cps_place place;
         cps_stream_stored(records, i, &place);
+        fits = add_lineage(set, &place, &line);
+        if (fits && found == room) {
+            room = 2 * room + 256;
+            int64_t *grown = realloc(first, (size_t)room * sizeof *first);
+            fits = grown != NULL;
+            first = fits ? grown : first;
+        }
+        if (fits && cps_byte_set_count(set) > found) {
+            first[found++] = i;
+        }
+    }
+    int64_t *kept = fits ? cps_arena_alloc(plan->arena, (size_t)found * sizeof *kept) : NULL;
+    if (kept != NULL) {
+        memcpy(kept, first, (size_t)found * sizeof *kept);
+        plan->lineages = (cps_stage_lineages){records, found, kept};
+    }
+    free(first);
+    free(line.data);
+    cps_byte_set_destroy(set);
+    return kept != NULL ? CPS_OK
+                        : cps_fail(CPS_ERR_UNAVAILABLE,
+                                   "out of memory for the lineages of %lld "
+                                   "records",
+                                   (long long)count);
+}
+
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+/* Adds the values of a stream's records. */
+static cps_status add_values(cps_stage_plan *plan, const cps_stream *records, const char *key,
+                             cps_byte_set *set) {
+    char text[VALUE_BYTES];
+    const int32_t rank = taxonomy_rank(key);
+    if (rank >= 0 && plan->lineages.of != records) {
+        CPS_TRY(find_lineages(plan, records));
+    }
+    const int64_t count = rank >= 0 ? plan->lineages.count : cps_stream_records(records);
+    cps_status status = CPS_OK;
+    for (int64_t i = 0; i < count && status == CPS_OK; i++) {
+        cps_place place;
+        cps_stream_stored(records, rank >= 0 ? plan->lineages.first[i] : i, &place);
         if (stored_value(&place, key, rank, text, VALUE_BYTES, &status) &&
-            !insert(&set, arena, text)) {
+            cps_byte_set_add(set, text, strlen(text) + 1) < 0) {
             status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
         }
     }
-    if (status == CPS_OK && set.count == 0) {
-        status =
-            rank >= 0
-                ? cps_fail(CPS_ERR_DATA,
-                           "stream '%s': none of its %lld records names an organism: pack a table "
-                           "with some of the columns kingdom, phylum, class, order, family, "
-                           "genus, species filled",
-                           stream, (long long)cps_stream_records(records))
-                : cps_fail(CPS_ERR_DATA,
-                           "stream '%s' has no value of '%s' in any record; pack it with that "
-                           "column",
-                           stream, key);
+    return status;
+}
+
+static cps_status fail_none(const cps_stream *records, const char *stream, const char *key) {
+    return taxonomy_rank(key) >= 0
+               ? cps_fail(CPS_ERR_DATA,
+                          "stream '%s': none of its %lld records names an organism: pack a table "
+                          "with some of the columns kingdom, phylum, class, order, family, genus, "
+                          "species filled",
+                          stream, (long long)cps_stream_records(records))
+               : cps_fail(CPS_ERR_DATA,
+                          "stream '%s' has no value of '%s' in any record; pack it with that "
+                          "column",
+                          stream, key);
+}
+
+/* All values of a stream's records; the arena keeps them. */
+static cps_status collect(cps_stage_plan *plan, const cps_stream *records, const char *stream,
+                          const char *key, cps_classes *classes_out) {
+    cps_byte_set *set = cps_byte_set_create();
+    if (set == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
     }
-    if (status == CPS_OK && !keep(arena, key, &set, classes_out)) {
+    cps_status status = add_values(plan, records, key, set);
+    if (status == CPS_OK && cps_byte_set_count(set) == 0) {
+        status = fail_none(records, stream, key);
+    }
+    if (status == CPS_OK && !keep(plan->arena, key, set, classes_out)) {
         status = cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the classes of '%s'", key);
     }
-    free(set.names);
-    free(set.slots);
+    cps_byte_set_destroy(set);
     return status;
 }
 
@@ -274,7 +317,7 @@ static cps_status make_list(cps_setup *setup, const char *stream, const char *ke
                         stream);
     }
     cps_stage_classes *list = &plan->class_lists[plan->class_list_count];
-    CPS_TRY(collect(setup, records, stream, key, &list->classes));
+    CPS_TRY(collect(plan, records, stream, key, &list->classes));
     list->stream = cps_arena_strdup(plan->arena, stream);
     list->key = cps_arena_strdup(plan->arena, key);
     if (list->stream == NULL || list->key == NULL) {

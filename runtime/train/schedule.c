@@ -112,13 +112,14 @@ static cps_status warmup_of(const cps_schedule *schedule, const char *where, int
     if (epochs > 0 && epochs > total / cps_max_i64(steps_per_epoch, 1)) {
         return cps_fail(CPS_ERR_USAGE,
                         "%s: warmup_epochs is %lld of %lld steps, but the stage has only %lld "
-                        "steps",
+                        "steps: warm up in fewer, or train for longer",
                         where, (long long)epochs, (long long)steps_per_epoch, (long long)total);
     }
     if (steps > total) {
         return cps_fail(CPS_ERR_USAGE,
-                        "%s: warmup_steps is %lld, but the stage has only %lld steps", where,
-                        (long long)steps, (long long)total);
+                        "%s: warmup_steps is %lld, but the stage has only %lld steps: warm up in "
+                        "fewer, or train for longer",
+                        where, (long long)steps, (long long)total);
     }
     *warmup_out = epochs > 0 ? epochs * steps_per_epoch : steps;
     return CPS_OK;

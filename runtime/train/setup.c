@@ -746,6 +746,12 @@ void cps_serve_setup_embed(cps_setup *setup, int32_t side, const char *tower, ui
         setup_fail(setup, CPS_ERR_USAGE, "the model has no tower '%s' for evaluations", tower);
         return;
     }
+    const bool reads_text = cps_tower_get_config(found)->kind == CPS_TOWER_TEXT;
+    if (reads_text != (side == CPS_SIDE_TEXT)) {
+        setup_fail(setup, CPS_ERR_USAGE, "tower '%s' reads %s, wanted is one that reads %s", tower,
+                   reads_text ? "texts" : "images", reads_text ? "images" : "texts");
+        return;
+    }
     setup->plan->instances[setup->owner].sides[side] = (cps_side){
         .wanted = true, .tower = found, .outputs = outputs, .all_positions = all_positions};
 }

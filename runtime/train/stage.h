@@ -124,6 +124,13 @@ typedef struct cps_stage_classes {
     cps_classes classes;
 } cps_stage_classes;
 
+/* The first record of each lineage of a stream, as its ranks stand, in stored order. */
+typedef struct cps_stage_lineages {
+    const cps_stream *of; /* NULL: not looked for yet */
+    int64_t count;
+    const int64_t *first;
+} cps_stage_lineages;
+
 /* Decay and bounds of a parameter are a stage's: set at its begin. */
 typedef struct cps_stage_rule {
     int32_t param;
@@ -202,6 +209,7 @@ typedef struct cps_stage_plan {
     cps_stage_ema emas[CPS_STAGE_EMAS * 512];
     int32_t class_list_count;
     cps_stage_classes class_lists[CPS_STAGE_VIEWS];
+    cps_stage_lineages lineages;
     bool has_loss, has_grain_loss, has_fit, has_finish;
     bool validation; /* of a validation set: batches in stored order */
     /* Features of the frozen views while the stage runs (train/frozen.h); borrowed, NULL before. */

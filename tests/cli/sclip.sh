@@ -66,7 +66,13 @@ expect_one "both" 64 'both keywords .2 of them. and keywords_from' copse check b
 
 # Streams.
 job lone 'keywords = "keywords.txt"' "$pairs"
-expect_one "no stream of queries" 64 "lone.lua:7: .*unlabelled: there is no stream 'unlabelled'; data has: paired" copse check lone.lua
+expect_one "no stream of queries" 64 "pairs and queries would both come from stream 'paired'.*rest_of" copse check lone.lua
+job other 'keywords = "keywords.txt"' "$pairs"', more = copse.shards { "set/test-*.h5" }'
+expect_one "no stream of that name" 64 "other.lua:7: .*unlabelled: there is no stream 'unlabelled'; data has: more, paired" copse check other.lua
+job pairs 'query_negatives = false, caption_term = false, keyword_term = false' "$pairs"
+expect "nothing asks for queries" 0 'step 1/1' copse train pairs.lua --threads 1
+job swapped 'text = "image"'
+expect_one "an image tower for texts" 64 "tower 'image' reads images, wanted is one that reads texts" copse check swapped.lua
 job same 'keywords = "keywords.txt", unlabelled = "paired"'
 expect_one "pairs as their own queries" 64 "pairs and queries would both come from stream 'paired'.*rest_of" copse check same.lua
 job named 'keywords = "keywords.txt", unlabelled = "more"' "$pairs"', more = copse.shards { "set/test-*.h5" }'

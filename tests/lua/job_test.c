@@ -9,9 +9,11 @@
 #include <cmocka.h>
 
 #include "eval/config.h"
+#include "plugin/loader.h"
 #include "tests/lua/support.h"
 #include "train/config.h"
 #include "train/optimizer.h"
+#include "train/stage.h"
 
 static char *lua_folder, *tree;
 
@@ -23,10 +25,13 @@ static char *lua_folder, *tree;
     "64, "                                                                                         \
     "optimizer = copse.adamw { lr = " lr " } } }, "
 
+/* Objectives that jobs find: test_rows(), or those of the plugins. */
+static const cps_job_rows *known_rows;
+
 static cps_job *load_ok(const char *name, const char *text, const cps_job_set *sets,
                         int64_t set_count) {
     cps_job *job = NULL;
-    if (load_text(lua_folder, name, text, sets, set_count, &job) != CPS_OK) {
+    if (load_text_with(known_rows, lua_folder, name, text, sets, set_count, &job) != CPS_OK) {
         fail_msg("%s", cps_fail_message());
     }
     return job;
@@ -363,6 +368,21 @@ static void test_modules_and_sorted_pairs(void **unused) {
     cps_job_destroy(job);
 }
 
+/* A job's only stream stands for the default of an objective, not for a name that the job gives. */
+static void test_only_stream(void **unused) {
+    (void)unused;
+    static const char text[] = HEAD
+        "return copse.job { name = 'x', " MODEL "data = { photos = copse.shards { 'a.h5' } },\n"
+        "stages = { copse.stage { objective = copse.objective.words { keywords = { 'a' } }, steps "
+        "= 1, global_batch = 32, optimizer = copse.adamw { lr = 1 } } } }";
+    cps_job *job = load_ok("case.lua", text, NULL, 0);
+    char *source = cps_job_source(job);
+    assert_non_null(strstr(source, "stream = \"photos\""));
+    free(source);
+    assert_reproduces(job);
+    cps_job_destroy(job);
+}
+
 static void test_mistake_in_a_module(void **unused) {
     (void)unused;
     static const char module[] =
@@ -394,13 +414,40 @@ static void test_missing_files(void **unused) {
     assert_non_null(strstr(cps_fail_message(), "attempt to load a binary chunk"));
 }
 
+/* The rows of the engine and of the plugins in a folder. */
+static cps_job_rows *rows_of_plugins(const cps_plugins *plugins) {
+    int64_t engine = 0;
+    const cps_job_rows *engine_rows = cps_job_engine_rows(&engine);
+    const int64_t count = cps_plugins_count(plugins);
+    cps_job_rows *rows = calloc((size_t)(engine + count + 1), sizeof *rows);
+    assert_non_null(rows);
+    memcpy(rows, engine_rows, (size_t)engine * sizeof *rows);
+    for (int64_t i = 0; i < count; i++) {
+        const char *path = NULL;
+        const cps_objective *objective = cps_plugins_at(plugins, i, &path);
+        rows[engine + i] = (cps_job_rows){.kind = cps_format("objective:%s", objective->name),
+                                          .rows = objective->options,
+                                          .fits = objective->fit_solve != NULL};
+    }
+    return rows;
+}
+
 /* Every job that users copy can be loaded and reproduces itself. */
 static void test_jobs_of_the_tree(void **unused) {
     (void)unused;
     char **paths = NULL;
     int64_t count = 0;
-    char *pattern = cps_format("%s/jobs/*.lua", tree);
-    const cps_job_setup setup = {.lua_folder = lua_folder, .rows = test_rows()};
+    const char *root = getenv("COPSE_ROOT");
+    if (root == NULL) {
+        print_message("skipped: COPSE_ROOT does not say where the plugins are\n");
+        skip();
+    }
+    cps_plugins *plugins = NULL;
+    char *folder = cps_format("%s/plugins", root), *pattern = cps_format("%s/jobs/*.lua", tree);
+    assert_int_equal(cps_plugins_create(folder, cps_host_table(), &plugins), CPS_OK);
+    cps_job_rows *rows = rows_of_plugins(plugins);
+    known_rows = rows;
+    const cps_job_setup setup = {.lua_folder = lua_folder, .rows = rows};
     assert_int_equal(cps_glob(pattern, &paths, &count), CPS_OK);
     assert_true(count >= 7);
     for (int64_t i = 0; i < count; i++) {
@@ -412,6 +459,15 @@ static void test_jobs_of_the_tree(void **unused) {
         cps_job_destroy(job);
     }
     cps_strings_destroy(paths, count);
+    known_rows = test_rows();
+    int64_t engine = 0;
+    (void)cps_job_engine_rows(&engine);
+    for (int64_t i = engine; rows[i].kind != NULL; i++) {
+        free((void *)(uintptr_t)rows[i].kind);
+    }
+    free(rows);
+    cps_plugins_destroy(plugins);
+    free(folder);
     free(pattern);
 }
 
@@ -426,10 +482,12 @@ int main(void) {
         cmocka_unit_test(test_state_that_cannot_be_kept),
         cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_modules_and_sorted_pairs),
+        cmocka_unit_test(test_only_stream),
         cmocka_unit_test(test_mistake_in_a_module),
         cmocka_unit_test(test_missing_files),
         cmocka_unit_test(test_jobs_of_the_tree),
     };
+    known_rows = test_rows();
     lua_folder = test_lua_folder();
     tree = realpath(".", NULL);
     char *folder = test_folder();

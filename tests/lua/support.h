@@ -121,15 +121,21 @@ static char *test_lua_folder(void) {
     return path;
 }
 
-static cps_status load_text(const char *lua_folder, const char *name, const char *text,
-                            const cps_job_set *sets, int64_t set_count, cps_job **job_out) {
+static cps_status load_text_with(const cps_job_rows *rows, const char *lua_folder, const char *name,
+                                 const char *text, const cps_job_set *sets, int64_t set_count,
+                                 cps_job **job_out) {
     const cps_job_setup setup = {.lua_folder = lua_folder,
                                  .sets = sets,
                                  .set_count = set_count,
-                                 .rows = test_rows(),
+                                 .rows = rows,
                                  .load_objective = test_load_objective};
     CPS_TRY(cps_file_write_atomic(name, text, strlen(text)));
     return cps_job_load(name, &setup, job_out);
+}
+
+static cps_status load_text(const char *lua_folder, const char *name, const char *text,
+                            const cps_job_set *sets, int64_t set_count, cps_job **job_out) {
+    return load_text_with(test_rows(), lua_folder, name, text, sets, set_count, job_out);
 }
 
 #endif
