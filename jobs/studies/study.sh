@@ -1,4 +1,4 @@
-# What the studies share: runs that go on where they ended, and tables of those that are there. taxa.sh and rs-captions.sh read it:
+# What the studies share: runs that go on where they ended, and tables of those that are there. Each study's script reads it:
 #     jobs/studies/taxa.sh           trains what is not complete yet, then the tables
 #     jobs/studies/taxa.sh table     the tables of what there is
 # Environment: COPSE (the program, default build/copse), RUNS (folder, default runs/studies), SEEDS (default "0 1 2"), OPTIONS
@@ -66,6 +66,11 @@ table() {
     echo
     awk -v runs="$RUNS" -v seeds="$SEEDS" -v rows="$1" -v columns="$2" -f jobs/studies/table.awk
     echo
+}
+
+# value RUN EVALUATION.METRIC: the last one of a run, or nothing.
+value() {
+    awk -v runs="$RUNS" -v run="$1" -v metric="$2" -f jobs/studies/table.awk
 }
 
 # The end of a study; its exit status.

@@ -1,4 +1,4 @@
-# Tables of runs from their events.jsonl: see `table` in study.sh.
+# Tables of runs from their events.jsonl, or one value: see `table` and `value` in study.sh.
 
 # The last value of EVALUATION.METRIC in a run, "" if there is none.
 function value(run, metric,    dot, at, evaluation, key, file, line, found) {
@@ -36,6 +36,10 @@ function cell(run, metric,    i, v, n, sum, squares) {
 }
 
 BEGIN {
+    if (run != "") {
+        print value(run, metric)
+        exit
+    }
     seed_count = split(seeds, seed, " ")
     row_count = split(rows, row, ";")
     column_count = split(columns, column, ";")

@@ -87,6 +87,7 @@ for file in $(cd jobs && find . -name '*.lua' | sed 's,^\./,,' | LC_ALL=C sort);
         fine "$file" "5 an epoch"
         fine "$file" "5 an epoch" --set objective=bioclip.ce
         ;;
+    studies/mixing-law-fit.lua) ;; # a script
     studies/taxa.lua | studies/rs-captions.lua) ;; # below
     *) fine "$file" 'steps' ;;
     esac
@@ -100,6 +101,9 @@ for study in taxa rs-captions; do
     expect "study $study, a program that fails" 1 'of 6: .*exit code 1.*failed: ' \
         env SEEDS=0 COPSE=false RUNS=failing "jobs/studies/$study.sh"
 done
+ln -s "$tree/lua" lua
+expect "study mixing-law, a step of the runs that the law is fitted to" 0 '6 of 8: .*0.5 \| – \| – \| 0 of 1.*No law: .*not 0' \
+    env SEEDS=0 OPTIONS='--until 1 --threads 1' jobs/studies/mixing-law.sh
 expect "a study without a program" 69 'nothing-here' env COPSE=./nothing-here jobs/studies/taxa.sh
 for seed in 0 1 2; do
     mkdir -p "told/taxa/com-$seed"
@@ -113,4 +117,25 @@ expect "a table: mean and deviation over the runs that are there" 0 \
     'common name \(com\) \| 0.350 ± 0.071 \| 0.100 ± 0.000 \| – \| – \| – \| 2 of 3' env RUNS=told jobs/studies/taxa.sh table
 expect "and the second, by rank" 0 'com\) \| – \| – \| – \| – \| – \| 0.500 ± 0.000 \| – \| – \| 2 of 3' env RUNS=told \
     jobs/studies/taxa.sh table
+
+# ---- the mixing law of losses that were told ----
+told() { # told RUN GENERAL TARGET
+    mkdir -p "told/mixing-law/$1"
+    printf '{"event":"evaluation","name":"%s","step":9,"loss":%s}\n' general "$2" target "$3" >"told/mixing-law/$1/events.jsonl"
+}
+# general 4.4 + exp(-3 x - 0.1), two seeds 0.02 apart: in the mean 4.602 is reached at ln(0.192) + 0.1 by -3, 132 of 256
+told start 4.6019 7
+for line in '0.1 5.070 4.509' '0.2 4.897 4.560' '0.3 4.768 4.612' '0.4 4.673 4.665' '0.5 4.602 4.718'; do
+    # shellcheck disable=SC2086 # three words
+    set -- $line
+    told "share-$1-0" "$2" "$3"
+    told "share-$1-1" "$(awk "BEGIN { print $2 + 0.02 }")" "$3"
+done
+told share-0.515625-0 4.611 4.720
+expect "the law of losses that were told" 0 \
+    'start: 4.602.*\| general \| 4\.4[0-9]+ \| -[23]\.[0-9]+ \| .*critical share \| 0.515625 \| 4.60[0-9] \| 4.611 \| .*seed 1 alone: critical' \
+    env RUNS=told SEEDS='0 1' jobs/studies/mixing-law.sh table
+rm -r told/mixing-law/start
+expect "without the start there is no critical share" 0 'critical share \| none: ' env RUNS=told SEEDS='0 1' \
+    jobs/studies/mixing-law.sh table
 finish
