@@ -195,10 +195,14 @@ cps_status cps_h5_create(const char *path, cps_h5 **file_out) {
     if (file == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory creating '%s'", path);
     }
+    const bool is_new = access(path, F_OK) != 0;
     cps_h5_lock();
     const cps_status status = create_locked(file);
     cps_h5_unlock();
     if (status != CPS_OK) {
+        if (is_new) {
+            unlink(path); /* a full disk has room for its name */
+        }
         free_handle(file);
         return status;
     }

@@ -17,7 +17,7 @@ cps_status cps_h5_open(const char *path,
  * damage makes the library loop forever. */
 cps_status cps_h5_open_strict(const char *path, cps_h5 **file_out) CPS_MUST_CHECK;
 /* New file at `path` exactly (callers use a temporary name and cps_file_publish). Timestamps are
- * off: same content, same bytes. */
+ * off: same content, same bytes. A failure leaves no file behind. */
 cps_status cps_h5_create(const char *path, cps_h5 **file_out) CPS_MUST_CHECK;
 /* Closes; the status of the flush is the caller's to check after writing. NULL-safe. */
 cps_status cps_h5_close(cps_h5 *file);

@@ -22,7 +22,8 @@
 #include "tensor/gemm.h"
 #include "tensor/ops.h"
 
-/* Operations of a plugin ask the tape for their host: define it before, as a pointer to the table. */
+/* Operations of a plugin ask the tape for their host: define it before, as a pointer to the table.
+ */
 #ifndef GC_HOST
 #define GC_HOST NULL
 #endif

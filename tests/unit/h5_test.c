@@ -5,11 +5,13 @@
 #include "base/file.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <hdf5.h>
@@ -480,6 +482,24 @@ static void a_full_disk_is_an_error_and_no_crash(void **state) {
     assert_true(H5close() >= 0);
 }
 
+static void a_file_that_cannot_begin_is_gone(void **state) {
+    (void)state;
+    char *path = in_folder("never.h5");
+    cps_h5 *file = NULL;
+    struct rlimit limit, none;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    const cps_status status = cps_h5_create(path, &file);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(status, CPS_ERR_IO);
+    assert_null(file);
+    assert_int_not_equal(access(path, F_OK), 0);
+    free(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_what_was_written),
@@ -491,6 +511,7 @@ int main(void) {
         cmocka_unit_test(values_can_be_written_at_the_address),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(lying_files_are_refused),
+        cmocka_unit_test(a_file_that_cannot_begin_is_gone),
         cmocka_unit_test(a_full_disk_is_an_error_and_no_crash),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
