@@ -36,13 +36,25 @@ static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *re
     return 0;
 }
 
+/* Of a failed read or write HDF5 says everything, addresses of memory included, on two lines: what
+ * the system said of it is enough. */
+static const char *shorten(const char *reason, int *length_out) {
+    static const char said[] = "error message = '";
+    const char *at = strstr(reason, said);
+    reason = at == NULL ? reason : at + sizeof said - 1;
+    *length_out = (int)strcspn(reason, at == NULL ? "\n" : "'\n");
+    return reason;
+}
+
 cps_status cps_h5_fail_locked(const cps_h5 *file, cps_status code, const char *object,
                               const char *what) {
     const char *reason = NULL;
+    int length = 0;
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, keep_innermost, &reason);
     const bool named = object != NULL && strcmp(object, "/") != 0;
-    cps_fail(code, "'%s'%s%s%s: %s%s%s%s", file->path, named ? ": '" : "", named ? object : "",
-             named ? "'" : "", what, reason != NULL ? " (HDF5: " : "", reason != NULL ? reason : "",
+    const char *shown = reason == NULL ? "" : shorten(reason, &length);
+    cps_fail(code, "'%s'%s%s%s: %s%s%.*s%s", file->path, named ? ": '" : "", named ? object : "",
+             named ? "'" : "", what, reason != NULL ? " (HDF5: " : "", length, shown,
              reason != NULL ? ")" : "");
     H5Eclear2(H5E_DEFAULT);
     return code;

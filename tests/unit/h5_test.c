@@ -496,6 +496,7 @@ static void a_file_that_cannot_begin_is_gone(void **state) {
     signal(SIGXFSZ, SIG_DFL);
     assert_int_equal(status, CPS_ERR_IO);
     assert_null(file);
+    assert_non_null(strstr(cps_fail_message(), "(HDF5: File too large)"));
     assert_int_not_equal(access(path, F_OK), 0);
     free(path);
 }
