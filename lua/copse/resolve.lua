@@ -361,7 +361,14 @@ end
 local evaluation_kinds = { "zero_shot", "retrieval", "validation_loss", "knn", "linear_probe", "few_shot" }
 local outputs = { "pooled", "projected", "feature", "tokens", "tokens_projected" }
 
-local function template_list(value, place)
+-- The one of a set's templates that is for evaluation `name`, or its list.
+local function templates_of(set, name)
+  local key = type(name) == "string" and name:lower():gsub("[^%w]+", "-")
+  local one = set.of and set.of[key]
+  return one and { one } or { table.unpack(set) }
+end
+
+local function template_list(value, place, name)
   if type(value) == "string" and not value:find("{}", 1, true) then
     local set = templates[value]
     if not set then
@@ -369,7 +376,7 @@ local function template_list(value, place)
       return check.report(place, "there is no set of templates '%s'%s; there are: %s; or give a list such as "
         .. '{ "a photo of a {}." }', value, check.hint(value, names), table.concat(names, ", "))
     end
-    value = set
+    value = templates_of(set, name)
   end
   local list = check.strings(place, value)
   if list and #list == 0 then check.report(place, "is empty: a list such as { \"a photo of a {}.\" }") end
@@ -411,7 +418,7 @@ local function evaluation(value, place, uses, rest_uses)
   if value.every ~= nil then result.every = every(value.every, child(place, "every")) end
   if value.stages ~= nil then result.stages = check.strings(child(place, "stages"), value.stages) end
   if value.features ~= nil then result.features = features(value.features, child(place, "features"), uses) end
-  if also.templates then result.templates = template_list(value.templates or "plain", child(place, "templates")) end
+  if also.templates then result.templates = template_list(value.templates or "plain", child(place, "templates"), value.name) end
   if also.bank then result.bank = evaluation_data(value.bank, "bank", place, rest_uses) end
   return result, place
 end

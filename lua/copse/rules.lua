@@ -146,6 +146,11 @@ local function is_taxonomic(key)
   return key:find("{rank}", 1, true) or key:find("shared_depth$") or key:find("tree_distance$")
 end
 
+-- What is said of another metric.
+local function is_beside(key)
+  return key == "chance" or key:find("_low$") or key:find("_high$")
+end
+
 -- Names that a key stands for: one for each number of an option ("{k}"), one for each rank.
 local function expand(name, evaluation, names)
   local option = name:match("{([%w_]+)}")
@@ -167,7 +172,7 @@ function rules.metrics(evaluations)
       if evaluation.taxonomy ~= "off" or not is_taxonomic(key) then
         local name = evaluation.name .. "." .. key
         expand(name, evaluation, metrics.names)
-        expand(name:gsub("{rank}", "<rank>"), evaluation, metrics.shown)
+        if not is_beside(key) then expand(name:gsub("{rank}", "<rank>"), evaluation, metrics.shown) end
       end
     end
   end

@@ -1,5 +1,6 @@
 -- Built-in sets of templates: the sentences around a class name ("{}") in zero-shot classification. A job names a set, or gives
--- a list of its own.
+-- a list of its own. Where a set has `of`, an evaluation whose name is a key of it (letter case and what stands between the words do
+-- not count: "Cow Breed", Cow_Breed, cow-breed) takes that one sentence, and others the list.
 local templates = {}
 
 templates.plain = { "a photo of a {}." }
@@ -63,5 +64,39 @@ templates.imagenet = {
 
 -- BioCLIP's evaluation puts one in front of them (Stevens et al. 2024); its published text embeddings are of the 80.
 templates.bioclip = { "a photo of {}.", table.unpack(templates.imagenet) }
+
+-- One for each evaluation set of AgriCLIP (Nawaz et al. 2025), as its code has them, the sets' names included. Class names are
+-- those of the sets' folders, as they stand.
+templates.agriclip = {
+  "a photo of {}",
+  of = {
+    ["acquarium-fish"] = "a fish type of {} specie",
+    ["animal-2"] = "a photo with {}",
+    ["banana-deficiency"] = "a photo contain {} deficiency",
+    ["bean-lesion"] = "a photo contain {} leaf type",
+    ["chicken-fecus"] = "a photo contain {}",
+    cid = "Image of cattle named {}",
+    ["citrus-fruits"] = "a photo of fruit contain {}",
+    ["citrus-leaves"] = "a photo contain {} symptoms",
+    ["cow-breed"] = "a photo contain {} cow",
+    deepfish = "a photo contain {} type under acquarium",
+    ["fish-freshness"] = "a type of fish named {}",
+    ["fish-species"] = "Image contain {} fish type",
+    ["fruits-diseases"] = "a photo contain {} leaf",
+    ["horse-breed"] = "a photo contain {}",
+    ["supermarket-fish"] = "a fish type with {}",
+    ["soybean-weeds"] = "a photo contain {} weed", -- in its history only
+  },
+}
+
+-- The wordings that its comparison with stock CLIP used for the same sets: part of a published gap may be the choice of words.
+templates["agriclip-baseline"] = {
+  "a photo of {}",
+  of = {
+    ["banana-deficiency"] = "a photo of a {} deficient leaf",
+    ["soybean-weeds"] = "a photo of {} weed",
+    ["yellow-rust"] = "a photo of yellow rust leaf with {} disease",
+  },
+}
 
 return templates

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/numeric.h"
+#include "eval/interval.h"
 
 enum { TOP_FIVE = 5 };
 
@@ -264,6 +265,8 @@ cps_status cps_classification_metrics(const cps_predictions *predictions, const 
                         "counted: pack the set with labels",
                         where, (long long)predictions->rows);
     }
+    double low, high;
+    CPS_TRY(cps_share_interval(first, labelled, &low, &high));
     int64_t *counts = calloc((size_t)(2 * class_count + 1), sizeof *counts);
     if (counts == NULL) {
         return fail_memory();
@@ -271,6 +274,9 @@ cps_status cps_classification_metrics(const cps_predictions *predictions, const 
     count_by_class(predictions, labels, counts);
     const double samples = (double)labelled;
     cps_json_add_number(metrics, "top1", (double)first / samples);
+    cps_json_add_number(metrics, "top1_low", low);
+    cps_json_add_number(metrics, "top1_high", high);
+    cps_json_add_number(metrics, "chance", 1.0 / (double)class_count);
     cps_json_add_number(metrics, "top5", (double)five / samples);
     cps_json_add_number(metrics, "per_class", mean_share(counts, class_count));
     cps_json_add_number(metrics, "samples", samples);

@@ -42,10 +42,11 @@ void cps_predictions_free(cps_predictions *predictions); /* safe on a zeroed one
  * a label (-1: none). */
 int64_t cps_predictions_hits(const cps_predictions *predictions, const int32_t *labels, int64_t k,
                              int64_t *labelled_out);
-/* Adds top1, top5, per_class, samples and, where there are any, unlabelled to `metrics`. Top 5: the
- * first min(5, top) predictions. per_class: mean over classes that have samples of the share
- * predicted right. labels[rows], -1: none, does not count. DATA: no sample has a label; `where`
- * stands in the message. */
+/* Adds top1 with its interval top1_low .. top1_high (interval.h), chance (one in class_count),
+ * top5, per_class, samples and, where there are any, unlabelled to `metrics`. Top 5: the first
+ * min(5, top) predictions. per_class: mean over classes that have samples of the share predicted
+ * right. labels[rows], -1: none, does not count. DATA: no sample has a label; `where` stands in the
+ * message. */
 cps_status cps_classification_metrics(const cps_predictions *predictions, const int32_t *labels,
                                       int64_t class_count, const char *where,
                                       cps_json *metrics) CPS_MUST_CHECK;

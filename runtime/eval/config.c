@@ -182,8 +182,9 @@ const cps_option cps_few_shot_rows[] = {
 
 /* "{shots}" stands for each number of that option, "{rank}" for each rank of the taxonomy. */
 const char *const cps_zero_shot_metrics[] = {
-    "top1",         "top5",          "per_class",         "rank_{rank}",
-    "shared_depth", "tree_distance", "aggregated_{rank}", NULL};
+    "top1",          "top1_low",          "top1_high",   "chance",
+    "top5",          "per_class",         "rank_{rank}", "shared_depth",
+    "tree_distance", "aggregated_{rank}", NULL};
 const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              "text_to_image_r{k}",
                                              "image_to_text_median_rank",
@@ -193,8 +194,8 @@ const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              NULL};
 const char *const cps_validation_loss_metrics[] = {"loss", "loss_*", NULL};
 const char *const cps_knn_metrics[] = {
-    "top1",         "top5",          "per_class",     "rank_{rank}",
-    "shared_depth", "tree_distance", "purity_{rank}", NULL};
+    "top1",        "top1_low",     "top1_high",     "chance",        "top5", "per_class",
+    "rank_{rank}", "shared_depth", "tree_distance", "purity_{rank}", NULL};
 const char *const cps_few_shot_metrics[] = {"shot{shots}",
                                             "shot{shots}_std",
                                             "shot{shots}_rank_{rank}",

@@ -124,6 +124,36 @@ static void collect(metric_table *table, const cps_json *events,
     }
 }
 
+static const metric_row *row_of(const metric_table *table, const char *evaluation,
+                                const char *metric, const char *ending) {
+    const size_t length = strlen(metric);
+    for (int64_t i = 0; i < table->count; i++) {
+        const metric_row *row = &table->rows[i];
+        if (strcmp(row->evaluation, evaluation) == 0 && strncmp(row->metric, metric, length) == 0 &&
+            strcmp(row->metric + length, ending) == 0) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+/* Rows that stand beside another one's value: "top1_low" and "top1_high" beside "top1", "chance"
+ * beside the first that has these. */
+static bool is_beside(const metric_table *table, const metric_row *row) {
+    static const char *const endings[] = {"_low", "_high"};
+    const size_t length = strlen(row->metric);
+    for (int i = 0; i < 2; i++) {
+        const size_t end = strlen(endings[i]);
+        if (length > end && strcmp(row->metric + length - end, endings[i]) == 0) {
+            char stem[64];
+            snprintf(stem, sizeof stem, "%.*s", (int)(length - end), row->metric);
+            return row_of(table, row->evaluation, stem, "") != NULL;
+        }
+    }
+    return strcmp(row->metric, "chance") == 0 &&
+           row_of(table, row->evaluation, "top1", "_low") != NULL;
+}
+
 /* Fractions with four places, ranks and losses with what they need. */
 static const char *number_text(double value, char buffer[32]) {
     snprintf(buffer, 32, fabs(value) < 100.0 ? "%.4f" : "%.6g", value);
@@ -166,20 +196,40 @@ static void put_by_rank(text_page *page, const metric_row *rows, int stem, int n
     put(page, "\n");
 }
 
+/* How sure the last value is, and what guessing would give. */
+static void put_interval(text_page *page, const metric_table *table, const metric_row *row) {
+    const metric_row *low = row_of(table, row->evaluation, row->metric, "_low"),
+                     *high = row_of(table, row->evaluation, row->metric, "_high"),
+                     *chance = row_of(table, row->evaluation, "chance", "");
+    if (low == NULL || high == NULL) {
+        return;
+    }
+    put(page, "  95 %% in %.4f .. %.4f", low->last, high->last);
+    if (chance != NULL) {
+        put(page, ", chance %.4f", chance->last);
+    }
+}
+
 static void put_table(text_page *page, const metric_table *table, const cps_summary_facts *facts) {
     int name_width = 10, metric_width = 6;
     for (int64_t i = 0; i < table->count; i++) {
         const int name = (int)strnlen(table->rows[i].evaluation, 40);
-        const int metric = (int)strnlen(table->rows[i].metric, 40);
+        const int metric =
+            is_beside(table, &table->rows[i]) ? 0 : (int)strnlen(table->rows[i].metric, 40);
         name_width = name > name_width ? name : name_width;
         metric_width = metric > metric_width ? metric : metric_width;
     }
     put(page, "%-*s  %-*s  %10s  %10s  %9s\n", name_width, "evaluation", metric_width, "metric",
         "last", "best", "at step");
     bool marked = false;
+    const char *above = NULL; /* evaluation of the last line */
     for (int64_t i = 0; i < table->count; i++) {
         const metric_row *row = &table->rows[i];
-        const bool again = i > 0 && strcmp(row->evaluation, row[-1].evaluation) == 0;
+        if (is_beside(table, row)) {
+            continue;
+        }
+        const bool again = above != NULL && strcmp(row->evaluation, above) == 0;
+        above = row->evaluation;
         const bool mark = is_marked(row, facts->best_metric);
         char last[32], best[32];
         int stem;
@@ -188,9 +238,11 @@ static void put_table(text_page *page, const metric_table *table, const cps_summ
             i += CPS_TAXON_RANKS - 1;
             continue;
         }
-        put(page, "%-*.40s  %-*.40s  %10s  %10s  %9lld%s\n", name_width,
-            again ? "" : row->evaluation, metric_width, row->metric, number_text(row->last, last),
-            number_text(row->best, best), (long long)row->best_step, mark ? " *" : "");
+        put(page, "%-*.40s  %-*.40s  %10s  %10s  %9lld%s", name_width, again ? "" : row->evaluation,
+            metric_width, row->metric, number_text(row->last, last), number_text(row->best, best),
+            (long long)row->best_step, mark ? " *" : "");
+        put_interval(page, table, row);
+        put(page, "\n");
         marked = marked || mark;
     }
     if (marked) {

@@ -250,6 +250,40 @@ static void test_options_of_evaluations(void **unused) {
     cps_job_destroy(job);
 }
 
+/* A set of templates that has a sentence for each of its evaluations. */
+static void test_templates_by_name(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *name, *set, *wanted;
+    } cases[] = {
+        {"cow-breed", "agriclip", "a photo contain {} cow"},
+        {"Cow_Breed", "agriclip", "a photo contain {} cow"},
+        {"CID", "agriclip", "Image of cattle named {}"},
+        {"DeepFish", "agriclip", "a photo contain {} type under acquarium"},
+        {"FishNet", "agriclip", "a photo of {}"},
+        {"cow", "agriclip", "a photo of {}"},
+        {"Yellow_Rust", "agriclip-baseline", "a photo of yellow rust leaf with {} disease"},
+        {"cow-breed", "agriclip-baseline", "a photo of {}"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *text = cps_format(
+            "local copse = require 'copse'\n"
+            "return copse.job { name = 'x', model = copse.model { preset = 'ViT-B-32' },\n"
+            "  tokenizer = copse.tokenizer { merges = 'a' }, data = { a = copse.shards { 'b' } },\n"
+            "  stages = { copse.stage { objective = copse.objective.clip {}, epochs = 1, "
+            "global_batch = 32,\n"
+            "    optimizer = copse.adamw { lr = 1 } } },\n"
+            "  evaluate = { copse.zero_shot { name = '%s', templates = '%s', data = 'c' } } }\n",
+            cases[i].name, cases[i].set);
+        cps_job *job = load_ok("templates.lua", text, NULL, 0);
+        const cps_json *list = cps_json_path(cps_job_json(job), "evaluate.0.templates");
+        assert_int_equal(cps_json_count(list), 1);
+        assert_string_equal(cps_json_string(cps_json_at(list, 0)), cases[i].wanted);
+        assert_reproduces(job);
+        cps_job_destroy(job);
+        free(text);
+    }
+}
+
 static void test_schedule_with_a_bad_value(void **unused) {
     (void)unused;
     double values[8];
@@ -474,6 +508,7 @@ static void test_jobs_of_the_tree(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_language),
+        cmocka_unit_test(test_templates_by_name),
         cmocka_unit_test(test_options_of_stages),
         cmocka_unit_test(test_options_of_the_job),
         cmocka_unit_test(test_options_of_evaluations),

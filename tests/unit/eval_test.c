@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "eval/interval.h"
 #include "eval/predictions.h"
 #include "eval/retrieval.h"
 #include "eval/score.h"
@@ -189,14 +190,64 @@ static void classification(void **state) {
     assert_int_equal(cps_classification_metrics(&predictions, labels, 4, "test", metrics), CPS_OK);
     char *text = cps_json_print(metrics, false, false);
     /* class 0: 2 of 3, class 1: 0 of 1; classes 2 and 3 have no samples */
-    assert_string_equal(text, "{\"top1\":0.5,\"top5\":1,\"per_class\":0.3333333333333333,"
-                              "\"samples\":4,\"unlabelled\":1}");
+    assert_string_equal(text, "{\"top1\":0.5,\"top1_low\":0,\"top1_high\":1,\"chance\":0.25,"
+                              "\"top5\":1,\"per_class\":0.3333333333333333,\"samples\":4,"
+                              "\"unlabelled\":1}");
     free(text);
     const int32_t none[] = {-1, -1, -1, -1, -1};
     assert_int_equal(cps_classification_metrics(&predictions, none, 4, "evaluation 'x'", metrics),
                      CPS_ERR_DATA);
     assert_non_null(strstr(cps_fail_message(), "evaluation 'x': none of the 5"));
     cps_json_destroy(metrics);
+}
+
+/* Against resamples drawn sample by sample, with draws of their own. */
+static void interval_of_resamples(void **state) {
+    (void)state;
+    enum { RESAMPLES = 4000 };
+    static const int64_t cases[][2] = {{30, 100}, {1, 40}, {39, 40}, {500, 1000}, {7, 2000}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const int64_t hits = cases[i][0], samples = cases[i][1];
+        const cps_draw_key key = {.seed = 5, .position = i};
+        double low, high;
+        int64_t below = 0, above = 0, index = 0;
+        assert_int_equal(cps_share_interval(hits, samples, &low, &high), CPS_OK);
+        assert_true(low < high && low <= (double)hits / (double)samples &&
+                    high >= (double)hits / (double)samples);
+        for (int r = 0; r < RESAMPLES; r++) {
+            int64_t right = 0;
+            for (int64_t k = 0; k < samples; k++) {
+                right +=
+                    cps_draw_below(&key, (uint64_t)index++, (uint64_t)samples) < (uint64_t)hits;
+            }
+            below += (double)right / (double)samples < low - 1e-9;
+            above += (double)right / (double)samples > high + 1e-9;
+        }
+        /* 2.5 % and what the steps of the share take from it; four deviations of the draws. */
+        assert_true(below <= RESAMPLES * 0.035 && above <= RESAMPLES * 0.035);
+        assert_true(samples < 1000 || hits < 50 ||
+                    (below >= RESAMPLES * 0.015 && above >= RESAMPLES * 0.015));
+    }
+}
+
+/* The known quantiles of Binomial(100, 0.3), within a step; ends; sizes that are large. */
+static void interval_values(void **state) {
+    (void)state;
+    double low, high, again;
+    assert_int_equal(cps_share_interval(30, 100, &low, &high), CPS_OK);
+    assert_true(fabs(low - 0.21) < 0.0101 && fabs(high - 0.39) < 0.0101);
+    assert_int_equal(cps_share_interval(30, 100, &again, &high), CPS_OK);
+    assert_true(again == low);
+    assert_int_equal(cps_share_interval(0, 7, &low, &high), CPS_OK);
+    assert_true(low == 0.0 && high == 0.0);
+    assert_int_equal(cps_share_interval(7, 7, &low, &high), CPS_OK);
+    assert_true(low == 1.0 && high == 1.0);
+    assert_int_equal(cps_share_interval(300000000, 1000000000, &low, &high), CPS_OK);
+    const double width = 1.96 * sqrt(0.3 * 0.7 / 1e9);
+    assert_true(fabs(low - (0.3 - width)) < 0.2 * width &&
+                fabs(high - (0.3 + width)) < 0.2 * width);
+    assert_int_equal(cps_share_interval(1, 1000000000, &low, &high), CPS_OK);
+    assert_true(low == 0.0 && high >= 2e-9 && high <= 4e-9);
 }
 
 static void top_five_of_six(void **state) {
@@ -405,6 +456,8 @@ int main(void) {
         cmocka_unit_test(top_lists),
         cmocka_unit_test(equal_rows_tie),
         cmocka_unit_test(classification),
+        cmocka_unit_test(interval_of_resamples),
+        cmocka_unit_test(interval_values),
         cmocka_unit_test(top_five_of_six),
         cmocka_unit_test(join_class_lists),
         cmocka_unit_test(retrieval_numbers),

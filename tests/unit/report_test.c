@@ -134,7 +134,8 @@ static void summary_table(void **state) {
         "{\"event\":\"step\",\"step\":11,\"loss\":1},"
         "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":20,\"samples\":50,\"top1\":0.75},"
         "{\"event\":\"evaluation\",\"name\":\"ret\",\"step\":20,\"m_rank\":123.5},"
-        "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":30,\"samples\":50,\"top1\":0.5},"
+        "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":30,\"samples\":50,\"top1\":0.5,"
+        "\"top1_low\":0.375,\"top1_high\":0.625,\"chance\":0.25,\"other_low\":2},"
         "{\"event\":\"evaluation\",\"name\":\"ret\",\"step\":30,\"m_rank\":200},"
         "{\"event\":\"fit\",\"objective\":\"o\",\"stage\":\"map\",\"step\":30,\"pass\":1,\"c\":3},"
         "{\"event\":\"finish\",\"objective\":\"o\",\"stage\":\"map\",\"step\":30,\"pass\":1,"
@@ -153,10 +154,12 @@ static void summary_table(void **state) {
                                      .best_metric = "cls.top1"};
     char *page = cps_summary_text(events, &facts, is_rank);
     assert_string_equal(page,
-                        "evaluation  metric        last        best    at step\n"
-                        "cls         top1        0.5000      0.7500         20 *\n"
-                        "ret         m_rank         200       123.5         20\n"
-                        "map         r2          0.8750      0.8750         30\n"
+                        "evaluation  metric           last        best    at step\n"
+                        "cls         top1           0.5000      0.7500         20 *"
+                        "  95 % in 0.3750 .. 0.6250, chance 0.2500\n"
+                        "ret         m_rank            200       123.5         20\n"
+                        "cls         other_low      2.0000      2.0000         30\n"
+                        "map         r2             0.8750      0.8750         30\n"
                         "* the checkpoint of this step is kept as the best\n"
                         "demo: 30 steps (1 skipped)  time 1:05  412 samples/s  2 ranks x 1 thread"
                         "  memory 1.50 GiB a rank  2 bad images (quarantine.jsonl)\n");
