@@ -444,16 +444,12 @@ static cps_status loss(const void *values, cps_global *global, cps_tape *tape) {
     return cps_tape_status(tape);
 }
 
-/* Running statistics: a tenth of the way towards each head's, heads in order, as the published
- * module runs once a head. */
-static void move(cps_global *global, int32_t buffer, int64_t heads, int64_t count) {
+static void move(const dalip *self, cps_global *global, int32_t buffer) {
     const double *sums = cps_global_sum(global, buffer);
     cps_real *values = cps_global_buffer(global, buffer);
-    const double grains = (double)cps_global_step(global).grains;
-    for (int64_t h = 0; sums != NULL && values != NULL && h < heads; h++) {
-        for (int64_t i = 0; i < count; i++) {
-            values[i] = (cps_real)(0.9 * (double)values[i] + 0.1 * sums[h * count + i] / grains);
-        }
+    if (sums != NULL && values != NULL) {
+        dalip_move_statistic(values, sums, (double)cps_global_step(global).grains,
+                             self->options->heads, self->options->reduced);
     }
 }
 
@@ -461,8 +457,8 @@ static cps_status commit(const void *values, cps_global *global) {
     const dalip *self = values;
     const dalip_side *side = &self->sides[CPS_SIDE_IMAGE];
     if (side->mean >= 0) {
-        move(global, side->mean, self->options->heads, self->options->reduced);
-        move(global, side->variance, self->options->heads, self->options->reduced);
+        move(self, global, side->mean);
+        move(self, global, side->variance);
     }
     return CPS_OK;
 }

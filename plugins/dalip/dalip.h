@@ -73,4 +73,9 @@ cps_tensor *dalip_normed_statistic(cps_tape *tape, const dalip_options *options,
 cps_tensor *dalip_second(cps_tape *tape, const dalip_options *options, const dalip_side *side,
                          const dalip_input *input, dalip_trace *trace);
 
+/* A running statistic [count]: a tenth of the way towards each head's mean over the grains, heads
+ * in order, as the published module runs once a head. sums: [heads, count] over `grains`. */
+void dalip_move_statistic(cps_real *values, const double *sums, double grains, int64_t heads,
+                          int64_t count);
+
 #endif

@@ -23,8 +23,8 @@ typedef struct dalip_inside {
     const cps_real *root;  /* [B, H, r, r] */
     /* From backward, to the caller's memory where not NULL; zero for tokens that do not count. */
     cps_real
-        *d_product;     /* [B, M, H, r]: of the reduced tokens before their weights, d u * weight */
-    cps_real *d_cosine; /* [B, M, H] */
+        *d_product; /* [B, M, H, r]: of the reduced tokens before their weights, d u * weight */
+    cps_real *d_cosine, *d_weight; /* [B, M, H]; d_weight times the weight */
 } dalip_inside;
 
 /* B samples whose tokens are rows of y [rows, E], E = heads * channels; a row is a token, an

@@ -89,10 +89,12 @@ static void batch_backward(int64_t r, const cps_real *restrict u, const cps_real
         d[i] = scale[i] * ((d[i] - d_mean[i]) - hat * d_hat[i]);
     }
 }
-/* The same with means over the line's channels; hat: r elements of scratch. */
-static void layer_backward(int64_t r, const cps_real *restrict u, cps_real mean, cps_real rstd,
-                           const cps_real *restrict gain, cps_real *restrict hat,
-                           cps_real *restrict d) {
+/* The same with means over the line's channels; hat: r elements of scratch. Gives <d, u>, which is
+ * r eps rstd^2 mean(d hat): the norm takes a line's scale away but for its eps, and what is left of
+ * the product's terms would be rounding. */
+static cps_real layer_backward(int64_t r, const cps_real *restrict u, cps_real mean, cps_real rstd,
+                               cps_real eps, const cps_real *restrict gain, cps_real *restrict hat,
+                               cps_real *restrict d) {
     for (int64_t i = 0; i < r; i++) {
         hat[i] = (u[i] - mean) * rstd;
         d[i] *= gain[i];
@@ -102,9 +104,11 @@ static void layer_backward(int64_t r, const cps_real *restrict u, cps_real mean,
     for (int64_t i = 0; i < r; i++) {
         d[i] = rstd * ((d[i] - d_mean) - hat[i] * d_hat);
     }
+    return (cps_real)r * eps * rstd * rstd * d_hat;
 }
 
-/* To the product before its weights, and to the weights. As u = w product, dL/dw = <d, u> / w. */
+/* To the product before its weights, and to the weights. As u = w product, w dL/dw = <d, u>: that
+ * is what d_cosine holds until softmax_backward. */
 static void norm_backward(const dalip_work *w, int64_t b) {
     const dalip_saved *saved = w->saved;
     const dalip_mbdc *s = &saved->shape;
@@ -118,16 +122,21 @@ static void norm_backward(const dalip_work *w, int64_t b) {
         if (s->norm == DALIP_BATCH_NORM) {
             batch_backward(r, u, saved->mean + h * r, saved->rstd + h * r, saved->scale + h * r,
                            w->norm_mean + h * r, w->norm_mean + row + h * r, d);
+            w->d_cosine[at] = dalip_dot(r, d, u);
         } else {
-            layer_backward(r, u, saved->mean[at], saved->rstd[at], w->gain, hat, d);
+            w->d_cosine[at] = layer_backward(r, u, saved->mean[at], saved->rstd[at],
+                                             (cps_real)s->norm_eps, w->gain, hat, d);
         }
-        w->d_cosine[at] = dalip_dot(r, d, u); /* times w, until softmax_backward */
         DALIP_EACH
         for (int64_t i = 0; i < r; i++) {
             d[i] *= weight;
         }
     }
     memset(w->d_u + (b * lines + count) * r, 0, (size_t)((lines - count) * r) * sizeof *w->d_u);
+    if (s->inside != NULL && s->inside->d_weight != NULL) {
+        memcpy(s->inside->d_weight + b * lines, w->d_cosine + b * lines,
+               (size_t)count * sizeof *w->d_cosine);
+    }
 }
 
 /* w (d_w - <w, d_w>) of one head; d_cosine holds w d_w. */

@@ -193,3 +193,12 @@ cps_tensor *dalip_second(cps_tape *tape, const dalip_options *options, const dal
     cps_tensor *d = cps_linear(tape, q, input->down, input->down_bias, CPS_ACT_NONE);
     return cps_normalize(tape, cps_linear(tape, d, input->fc2, NULL, CPS_ACT_NONE), feature_floor);
 }
+
+void dalip_move_statistic(cps_real *values, const double *sums, double grains, int64_t heads,
+                          int64_t count) {
+    for (int64_t h = 0; h < heads; h++) {
+        for (int64_t i = 0; i < count; i++) {
+            values[i] = (cps_real)(0.9 * (double)values[i] + 0.1 * sums[h * count + i] / grains);
+        }
+    }
+}
