@@ -128,6 +128,8 @@ $$($(1)_root)/tests/vectors_sclip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)
 $$($(1)_root)/obj/tests/golden/dalip_test.o $$($(1)_root)/obj/tests/vectors/vectors_dalip.o $$($(1)_root)/obj/tests/bench/dalip_bench.o: private CFLAGS += -Iruntime/plugin
 $$($(1)_root)/tests/golden/dalip_test $$($(1)_root)/tests/vectors_dalip $$($(1)_root)/tests/bench/dalip_bench: \
     $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/dalip/*.c)))
+$$($(1)_root)/obj/tests/vectors/dalip/%.o: private CFLAGS += -Iruntime/plugin
+$$($(1)_root)/tests/vectors_dalip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/obj/%.o,$(wildcard tests/vectors/dalip/*.c))
 -include $$(shell find $(BUILD)/$(1)$(flavour_suffix) -name '*.d' 2>/dev/null)
 endef
 $(eval $(call flavour_rules,float,))
