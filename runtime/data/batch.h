@@ -43,6 +43,7 @@ typedef struct cps_sample {
     uint64_t sample_id;
     const char *caption_field;
     bool first_caption; /* stored order: cps_sample_caption takes the first */
+    bool fixed_caption; /* else: one for all times */
     int64_t data_step;  /* of the stage */
     int64_t row;        /* of the stream's rows in the global batch of this step */
     cps_draw_key key; /* seed, stage, stream, epoch, position, view of the input; crop and module 0:
@@ -54,7 +55,8 @@ const char *cps_sample_text(const cps_sample *sample, const char *field,
                             int64_t which);                  /* NULL if absent */
 int32_t cps_sample_label(const cps_sample *sample);          /* -1: none */
 const char *cps_sample_class_name(const cps_sample *sample); /* NULL: none */
-/* The default caption: one of the record's, drawn uniformly by the key; "" for a record without. */
+/* The default caption: one of the record's, drawn uniformly by the key, or, where the set says so,
+ * by seed and sample id alone; "" for a record without. */
 const char *cps_sample_caption(const cps_sample *sample);
 
 /* ---- what a loader is asked for ----------------------------------------------------------- */

@@ -72,6 +72,9 @@ const char *cps_sample_caption(const cps_sample *sample) {
         return "";
     }
     cps_draw_key key = sample->key;
+    if (sample->fixed_caption) {
+        key = (cps_draw_key){.seed = sample->key.seed, .position = sample->sample_id};
+    }
     key.module = cps_name_key("caption");
     const uint64_t which = sample->first_caption ? 0 : cps_draw_below(&key, 0, (uint64_t)count);
     return cps_sample_text(sample, sample->caption_field, (int64_t)which);
@@ -128,6 +131,7 @@ static cps_sample sample_at(const cps_loader *loader, const cps_slot *slot, int3
         .sample_id = place->sample_id,
         .caption_field = place->caption,
         .first_caption = options->order == CPS_ORDER_STORED,
+        .fixed_caption = place->fixed_caption,
         .data_step = slot->data_step,
         .row = slot->grain * options->streams[stream].rows + row,
         .key = {.seed = options->seed,

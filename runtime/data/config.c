@@ -8,6 +8,7 @@
 /* Largest integer that JSON and Lua floats carry exactly. */
 #define EXACT_MAX 9007199254740992.0
 
+static const char *const caption_choices[] = {"resample", "fixed", NULL};
 static const char *const draw_choices[] = {
     [CPS_DRAW_OWN] = "copse", [CPS_DRAW_MT19937] = "mt19937", NULL};
 
@@ -26,6 +27,13 @@ const cps_option cps_shards_rows[] = {
      .help = "text field that gives the captions",
      .default_text = "caption",
      .offset = offsetof(cps_shards_options, caption)},
+    {.name = "caption_draw",
+     .kind = CPS_OPT_CHOICE,
+     .help = "which of a record's captions training sees: resample: one drawn at each access; "
+             "fixed: one drawn once, by sample id and the job's seed",
+     .default_text = "resample",
+     .choices = caption_choices,
+     .offset = offsetof(cps_shards_options, caption_draw)},
     {.name = "fraction",
      .kind = CPS_OPT_NUMBER,
      .help = "share of the records to use; 0: all, or by count",

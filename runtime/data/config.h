@@ -9,17 +9,18 @@
 typedef struct cps_shards_options {
     int64_t pattern_count;
     const char *const
-        *patterns;       /* absolute path patterns of shards; none where `source` is given */
-    const char *source;  /* absolute path of a CSV or TSV, or NULL */
-    const char *classes; /* absolute path of a file of class names in index order, or NULL: sorted
-                            (with `source`) */
-    const char *caption; /* text field that gives the captions */
-    const char *rest_of; /* the records that stream `rest_of` leaves out, or NULL */
-    double fraction;     /* share of the records; 0: not given */
-    int64_t count;       /* number of records; 0: not given */
-    int64_t seed;        /* of the subset's draw */
-    int32_t draw;        /* cps_subset_draw of data/stream.h */
-    double weight;       /* in a mixture; 0: its size */
+        *patterns;        /* absolute path patterns of shards; none where `source` is given */
+    const char *source;   /* absolute path of a CSV or TSV, or NULL */
+    const char *classes;  /* absolute path of a file of class names in index order, or NULL: sorted
+                             (with `source`) */
+    const char *caption;  /* text field that gives the captions */
+    int32_t caption_draw; /* 0: at each access, 1: fixed */
+    const char *rest_of;  /* the records that stream `rest_of` leaves out, or NULL */
+    double fraction;      /* share of the records; 0: not given */
+    int64_t count;        /* number of records; 0: not given */
+    int64_t seed;         /* of the subset's draw */
+    int32_t draw;         /* cps_subset_draw of data/stream.h */
+    double weight;        /* in a mixture; 0: its size */
 } cps_shards_options;
 extern const cps_option cps_shards_rows[];
 

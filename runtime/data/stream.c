@@ -25,6 +25,7 @@ typedef struct shard_set {
     double given_weight;   /* 0: by size */
     double weight;
     char *caption;
+    bool fixed_caption;
 } shard_set;
 
 struct cps_stream {
@@ -110,6 +111,7 @@ static cps_status open_set(shard_set *set, const char *stream, const cps_set_spe
     }
     set->first = malloc((size_t)(set->shard_count + 1) * sizeof *set->first);
     set->caption = strdup(spec->caption != NULL ? spec->caption : "caption");
+    set->fixed_caption = spec->fixed_caption;
     if (set->first == NULL || set->caption == NULL) {
         return no_memory(stream);
     }
@@ -471,6 +473,7 @@ static uint64_t digest_of(const cps_stream *stream) {
         const shard_set *set = &stream->sets[j];
         cps_hash_add(hash, &set->size, sizeof set->size);
         cps_hash_add(hash, set->caption, strlen(set->caption) + 1);
+        cps_hash_add(hash, "fixed", set->fixed_caption ? 5 : 0);
         for (int64_t s = 0; s < set->shard_count; s++) {
             const uint64_t digest = cps_shard_digest(set->shards[s]);
             cps_hash_add(hash, &digest, sizeof digest);
@@ -550,6 +553,7 @@ static cps_status copy_set(const char *stream, const shard_set *from, shard_set 
     memcpy(to->shards, from->shards, shards * sizeof *to->shards);
     memcpy(to->first, from->first, (shards + 1) * sizeof *to->first);
     to->shard_count = from->shard_count;
+    to->fixed_caption = from->fixed_caption;
     to->given_weight = from->given_weight;
     return CPS_OK;
 }
@@ -636,6 +640,7 @@ static void place_in_set(const cps_stream *stream, int64_t j, int64_t index, cps
                              .record = record,
                              .sample_id = cps_shard_sample_id(set->shards[s], record),
                              .caption = set->caption,
+                             .fixed_caption = set->fixed_caption,
                              .set = (int32_t)j};
 }
 

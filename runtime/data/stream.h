@@ -45,6 +45,7 @@ typedef struct cps_set_spec {
     const cps_stream *rest_of; /* only records whose sample ids are not in this stream; NULL: all.
                                   Needed during creation only */
     const char *caption;       /* text field that holds the captions; NULL: "caption" */
+    bool fixed_caption;        /* of several captions of a record one counts (batch.h) */
 } cps_set_spec;
 
 typedef struct cps_stream_spec {
@@ -77,6 +78,7 @@ typedef struct cps_place {
     int64_t record; /* in the shard */
     uint64_t sample_id;
     const char *caption; /* name of the caption field of its set */
+    bool fixed_caption;
     int32_t set;
 } cps_place;
 

@@ -43,7 +43,8 @@ static cps_status fill_set(cps_run *run, const cps_stream_options *options, int6
                           .count = from->count,
                           .subset_seed = (uint64_t)from->seed,
                           .draw = (cps_subset_draw)from->draw,
-                          .caption = from->caption};
+                          .caption = from->caption,
+                          .fixed_caption = from->caption_draw == 1};
     if (from->source != NULL) {
         CPS_TRY(cps_run_packed(run, from, &set->patterns, &set->pattern_count));
     }

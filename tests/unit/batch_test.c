@@ -239,6 +239,70 @@ static void captions_are_drawn_evenly(void **state) {
     cps_stream_destroy(stream);
 }
 
+/* Which of the captions each of 53 records has in `epochs` epochs, a bit each. */
+static void look_at_captions(const cps_stream *stream, uint64_t seed, uint32_t stage,
+                             int64_t epochs, int ways_out[53]) {
+    const cps_loader_stream streams = {.stream = stream, .rows = 53};
+    cps_input_spec inputs[2] = {text_input(0, 0, false), annotation_input(0, 0)};
+    cps_loader_options options = options_of(&streams, 1, inputs, 2);
+    options.grains = 1;
+    options.seed = seed;
+    options.stage = stage;
+    cps_loader *loader = create(&options, 0);
+    memset(ways_out, 0, 53 * sizeof *ways_out);
+    for (int64_t epoch = 0; epoch < epochs; epoch++) {
+        const cps_batch *batch = grain_of(loader, epoch, 0);
+        for (int64_t row = 0; row < 53; row++) {
+            uint64_t note[2];
+            memcpy(note, (const char *)batch->inputs[1].annotation + 16 * row, sizeof note);
+            for (int way = 0; way < 3; way++) {
+                char text[64];
+                snprintf(text, sizeof text, "picture %lld way %d", (long long)note[0], way);
+                ways_out[note[0]] |= note[1] == cps_hash64_text(text) ? 1 << way : 0;
+            }
+        }
+    }
+    cps_loader_destroy(loader);
+}
+
+/* A record keeps its caption over epochs and stages, other records have others, another seed draws
+ * anew; streams of the two kinds differ in digest, a narrowed one does as the whole. */
+static void fixed_captions_stay(void **state) {
+    (void)state;
+    const char *pattern = shard_path("good.h5");
+    const cps_set_spec set = {.patterns = &pattern, .pattern_count = 1, .fixed_caption = true};
+    const cps_stream_spec spec = {.name = "paired", .sets = &set, .set_count = 1};
+    cps_stream *fixed = NULL, *narrow = NULL, *drawn = stream_of("paired", "good.h5");
+    assert_int_equal(cps_stream_create(&spec, 11, pool, &fixed), CPS_OK);
+    assert_int_equal(cps_stream_narrow(fixed, CPS_RECORD_CAPTION, &narrow), CPS_OK);
+    assert_true(cps_stream_digest(fixed) != cps_stream_digest(drawn));
+    int first[53], other[53], counts[3] = {0}, equal = 0;
+    look_at_captions(fixed, 9, 2, 6, first);
+    for (int i = 0; i < 53; i++) {
+        assert_true(first[i] == 1 || first[i] == 2 || first[i] == 4); /* one */
+        counts[first[i] / 2]++;
+    }
+    for (int way = 0; way < 3; way++) {
+        assert_in_range(counts[way], 7, 29); /* 17.7 expected */
+    }
+    look_at_captions(narrow, 9, 0, 1, other);
+    assert_memory_equal(first, other, sizeof first);
+    look_at_captions(fixed, 10, 2, 1, other);
+    for (int i = 0; i < 53; i++) {
+        equal += first[i] == other[i];
+    }
+    assert_in_range(equal, 5, 32);
+    look_at_captions(drawn, 9, 2, 6, other);
+    equal = 0;
+    for (int i = 0; i < 53; i++) {
+        equal += (other[i] & (other[i] - 1)) == 0;
+    }
+    assert_in_range(equal, 0, 5); /* six accesses that show one of three: 1 in 243 */
+    cps_stream_destroy(narrow);
+    cps_stream_destroy(fixed);
+    cps_stream_destroy(drawn);
+}
+
 /* ---- orders ------------------------------------------------------------------------------- */
 
 static void kept_tails_are_short(void **state) {
@@ -391,6 +455,7 @@ int main(void) {
         cmocka_unit_test(texts_are_packed_or_padded),
         cmocka_unit_test(failing_callbacks_speak_on_the_callers_thread),
         cmocka_unit_test(captions_are_drawn_evenly),
+        cmocka_unit_test(fixed_captions_stay),
         cmocka_unit_test(kept_tails_are_short),
         cmocka_unit_test(other_streams_run_on),
         cmocka_unit_test(planes_are_normalised),
