@@ -130,6 +130,11 @@ $$($(1)_root)/tests/golden/dalip_test $$($(1)_root)/tests/vectors_dalip $$($(1)_
     $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/dalip/*.c)))
 $$($(1)_root)/obj/tests/vectors/dalip/%.o: private CFLAGS += -Iruntime/plugin
 $$($(1)_root)/tests/vectors_dalip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/obj/%.o,$(wildcard tests/vectors/dalip/*.c))
+# The same of agriclip.h5; and where it begins behind the loader or the tower, the linker puts the runner's functions there.
+$$($(1)_root)/obj/tests/vectors/agriclip/parts.o: private CFLAGS += -Iruntime/plugin
+$$($(1)_root)/tests/vectors_agriclip: private LDFLAGS += -Wl$(comma)--wrap=cps_tower_forward -Wl$(comma)--wrap=cps_batch_planes
+$$($(1)_root)/tests/vectors_agriclip: $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/obj/%.o,$(wildcard tests/vectors/agriclip/*.c)) \
+    $(patsubst %.c,$(BUILD)/$(1)$(flavour_suffix)/plugin-obj/%.o,$(filter-out %_test.c,$(wildcard plugins/agriclip/*.c)))
 -include $$(shell find $(BUILD)/$(1)$(flavour_suffix) -name '*.d' 2>/dev/null)
 endef
 $(eval $(call flavour_rules,float,))

@@ -109,8 +109,14 @@ static void clip_loss(cps_h5 *file) {
 }
 
 int main(int argc, char **argv) {
+    vectors_rank_main(argc, argv, agriclip_dino_ranks);
     cps_h5 *file = vectors_open(argc, argv, 1, 1, "FILE");
+    agriclip_dino_run_ranks(file);
     agriclip_align(file);
+    agriclip_dino_losses(file);
+    agriclip_dino_train(file);
+    agriclip_dino_parts(file);
+    agriclip_dino_updates(file);
     clip_loss(file);
     vectors_skip_unknown(file, "/");
     vectors_need(cps_h5_close(file));
