@@ -493,6 +493,44 @@ static void test_grains(void) {
     }
 }
 
+/* Each reads texts of its own of one stream, sclip beside them another one and its keywords: the
+ * gradient of both is the weighted sum of theirs. (sclip first: draws go by a view's place, and so
+ * its queries are cropped as they are alone.) */
+static void test_beside_sclip(void) {
+#define SCLIP(weight)                                                                              \
+    "{\"name\":\"sclip\"," weight "\"options\":{\"unlabelled\":\"extra\",\"keywords\":["           \
+    "\"Passeriformes\",\"Diptera\",\"Fagales\"]}}"
+#define BIOCLIP(weight)                                                                            \
+    "{\"name\":\"bioclip\"," weight "\"options\":{\"text_types\":{\"com\":1,\"sci\":1}}}"
+    static const char *const objectives[] = {
+        "[" BIOCLIP("") "]", "[" SCLIP("") "]",
+        "[" SCLIP("\"weight\":0.3,") "," BIOCLIP("\"weight\":2,") "]"};
+    double loss[3], *gradient[3];
+    int64_t count[3];
+    for (int i = 0; i < 3; i++) {
+        const engine_job job = {.objectives = objectives[i],
+                                .shards = "captioned.h5",
+                                .optimizer = SGD,
+                                .steps = 1,
+                                .context = CONTEXT};
+        trial t;
+        ENGINE_MUST(engine_open(&job, &t));
+        free(engine_values(&t, &count[i]));
+        engine_close(&t);
+        gradient[i] = calloc((size_t)count[i], sizeof(double));
+        loss[i] = engine_loss(&job, NULL, gradient[i]);
+    }
+    ENGINE_CHECK(near(loss[2], 2.0 * loss[0] + 0.3 * loss[1]));
+    ENGINE_CHECK(count[0] == count[2] && count[1] == count[2]);
+    for (int64_t i = 0; i < count[2]; i++) {
+        gradient[0][i] = 2.0 * gradient[0][i] + 0.3 * gradient[1][i];
+    }
+    ENGINE_CHECK(engine_difference(gradient[0], gradient[2], count[2]) < 1e-9);
+    for (int i = 0; i < 3; i++) {
+        free(gradient[i]);
+    }
+}
+
 /* ---- validation sets ---- */
 
 /* Loss of validation set number `set` under text types `types_text`; NAN where a "replay" shows. */
@@ -573,6 +611,7 @@ int main(int argc, char **argv) {
                                         {"published", test_published},
                                         {"differences", test_differences},
                                         {"grains", test_grains},
+                                        {"beside sclip", test_beside_sclip},
                                         {"validation", test_validation},
                                         {"refusals", test_refusals}};
     engine_start(&argc, &argv);
