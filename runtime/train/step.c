@@ -33,7 +33,7 @@ struct cps_step {
     cps_slot_memory slots;
     double *grain_sums;    /* [own grains][sum_width] */
     double *grain_counts;  /* [own grains][count_width] */
-    double *part_rows;     /* [own parts][max width] */
+    double *part_rows;     /* [own parts, at most][max width] */
     double *sums, *counts; /* canonical */
     cps_global global;
 
@@ -105,13 +105,14 @@ static double *doubles(int64_t rows, int64_t width) {
 static cps_status create_rest(cps_step *step, const cps_step_memory *memory) {
     const cps_stage_plan *plan = step->plan;
     const int64_t width = cps_max_i64(plan->sum_width, plan->count_width);
-    CPS_TRY(cps_arena_create("activations", memory->total_bytes - memory->slot_bytes, false,
+    CPS_TRY(cps_arena_create("activations",
+                             memory->total_bytes - memory->slot_bytes - memory->sum_bytes, false,
                              &step->arena));
     CPS_TRY(create_tapes(step));
     CPS_TRY(cps_slot_memory_create(plan, step->own_grains, &step->slots));
     step->grain_sums = doubles(step->own_grains, plan->sum_width);
     step->grain_counts = doubles(step->own_grains, plan->count_width);
-    step->part_rows = doubles(step->own_grains, width);
+    step->part_rows = doubles(cps_min_i64(step->own_grains, plan->parts), width);
     step->sums = doubles(1, plan->sum_width);
     step->counts = doubles(1, plan->count_width);
     const int32_t ranks = cps_comm_size(step->comm);

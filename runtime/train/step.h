@@ -14,6 +14,7 @@ typedef struct cps_step_memory {
     size_t backward_bytes; /* on top, while one runs backward */
     size_t loss_bytes;     /* recording of the loss with its backward */
     size_t slot_bytes;     /* emitted rows and their gradients */
+    size_t sum_bytes;      /* sums over grains, a row for each, and over parts */
     int64_t own_grains;    /* most grains of this rank in a step */
     int64_t kept;          /* recordings that are kept until the backward pass */
     size_t total_bytes;    /* all of this with `kept` */

@@ -187,11 +187,20 @@ static int64_t most_own_grains(const cps_stage_plan *plan, int32_t ranks) {
     return cps_ceil_div(parts, ranks) * cps_ceil_div(plan->grains, parts);
 }
 
+/* As step.c takes them: sums and counts of grains, of parts, of the batch. */
+static size_t sum_bytes(const cps_stage_plan *plan, int64_t own_grains) {
+    const int64_t width = plan->sum_width + plan->count_width;
+    const int64_t wider = cps_max_i64(plan->sum_width, plan->count_width);
+    const int64_t parts = cps_min_i64(own_grains, plan->parts);
+    return (size_t)(own_grains * width + parts * wider + width) * sizeof(double);
+}
+
 static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step_memory *memory) {
     memory->grain_bytes = p->grain_bytes;
     memory->backward_bytes = p->backward_bytes;
     memory->loss_bytes = p->loss_bytes;
     memory->slot_bytes = cps_slot_memory_bytes(plan, memory->own_grains);
+    memory->sum_bytes = sum_bytes(plan, memory->own_grains);
     const int64_t budget = plan->options.activation_budget_mb;
     const size_t working = memory->grain_bytes + memory->backward_bytes;
     int64_t kept = 0;
@@ -211,7 +220,8 @@ static void settle_memory(const cps_stage_plan *plan, const planner *p, cps_step
     const size_t plain = kept < memory->own_grains ? p->plain_bytes : 0;
     const size_t top =
         memory->backward_bytes > memory->loss_bytes ? memory->backward_bytes : memory->loss_bytes;
-    memory->total_bytes = recordings + (top > plain ? top : plain) + memory->slot_bytes;
+    memory->total_bytes =
+        recordings + (top > plain ? top : plain) + memory->slot_bytes + memory->sum_bytes;
 }
 
 cps_status cps_step_plan(cps_stage_plan *plan, int32_t ranks, cps_step_memory *memory_out) {
@@ -279,7 +289,8 @@ cps_status cps_step_plan_validation(cps_stage_plan *plan, int32_t ranks,
     CPS_TRY(cps_step_plan(plan, ranks, &memory));
     CPS_TRY(plan_plain(plan, &plain_bytes));
     memory.kept = 0;
-    memory.total_bytes = cps_max_size(plain_bytes, memory.loss_bytes) + memory.slot_bytes;
+    memory.total_bytes =
+        cps_max_size(plain_bytes, memory.loss_bytes) + memory.slot_bytes + memory.sum_bytes;
     *memory_out = memory;
     return CPS_OK;
 }
