@@ -280,7 +280,8 @@ static cps_spread spread_of(const work *w, double *means) {
 }
 
 /* Influences add over independent sources: a seed's is (T_s - T) / S, a group's (mean - left out)
- * (groups - 1) / groups (Davison and Hinkley, Bootstrap Methods (1997), 5.4). */
+ * (groups - 1) / groups (Davison and Hinkley, Bootstrap Methods and their Application (1997),
+ * chapter 5). */
 static double two_level_acceleration(work *w, double estimate) {
     moments seen = {0};
     const int32_t seeds = w->problem->seeds;

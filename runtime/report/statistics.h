@@ -96,9 +96,9 @@ typedef struct cps_spread {
 
 /* Half the width of the interval: sqrt(sum over sources of t_f^2 variance), t_f Student's quantile
  * of (1 + confidence) / 2 with the source's own degrees of freedom f. With one source it is
- * Student's; with two it covers at least what it says (Hajek, Math. Operationsforsch. 1962;
- * Cochran, Biometrics 20 (1964)), whichever source prevails, which the approximation by one common
- * number of degrees of freedom does not for two or three seeds. */
+ * Student's; with two normal ones it covers at least what it says (Banerjee, Sankhya 22 (1960)),
+ * whichever of them prevails. The usual approximation by one common number of degrees of freedom
+ * does not, for two or three seeds. */
 double cps_spread_half_width(const cps_spread *spread, double confidence);
 /* The p of `estimate` against 0: 1 - the largest confidence whose interval leaves out 0. No spread
  * at all: 1 for an estimate of 0, else 0. Below 1e-130 it is 0; NaN for a NaN. */
