@@ -187,6 +187,39 @@ static void test_variances(void **state) {
     expect(same.p, got.p, 1e-9);
 }
 
+/* Of a mean the influences are known: (T_s - T) / S of seeds, (row's mean - T) / n of samples. */
+static void test_two_level_acceleration(void **state) {
+    (void)state;
+    double by_seed[SEEDS] = {0}, by_row[ROWS] = {0}, mean = 0.0, squares = 0.0, cubes = 0.0;
+    for (int i = 0; i < SEEDS * ROWS; i++) {
+        by_seed[i / ROWS] += data.right[i] / ROWS;
+        by_row[i % ROWS] += data.right[i] / SEEDS;
+        mean += data.right[i] / (SEEDS * ROWS);
+    }
+    for (int i = 0; i < SEEDS + ROWS; i++) {
+        const double influence =
+            i < SEEDS ? (by_seed[i] - mean) / SEEDS : (by_row[i - SEEDS] - mean) / ROWS;
+        squares += pow(influence, 2);
+        cubes += pow(influence, 3);
+    }
+    cps_bootstrap_values values = means();
+    expect(run(&values, CPS_BOOTSTRAP_BCA).acceleration, cubes / (6 * pow(squares, 1.5)), 1e-9);
+    /* more samples than groups: exponential values have skewness 2, a = 2 / (6 sqrt(n)) or so */
+    enum { MANY = 30000 };
+    double *skewed = malloc(MANY * sizeof *skewed);
+    assert_non_null(skewed);
+    const cps_draw_key key = {.seed = 4};
+    for (int i = 0; i < MANY; i++) {
+        skewed[i] = -log(1.0 - cps_draw_uniform(&key, (uint64_t)i));
+    }
+    values = (cps_bootstrap_values){.seeds = 1, .rows = MANY, .values = skewed};
+    const cps_bootstrap_options options = {CPS_BOOTSTRAP_BCA, 100, 0.95, 1};
+    cps_bootstrap_result got;
+    assert_int_equal(cps_bootstrap_values_run(&values, &options, &got), CPS_OK);
+    expect(got.acceleration, 2.0 / (6.0 * sqrt(MANY)), 0.5);
+    free(skewed);
+}
+
 /* Macro F1, as a user's own statistic: the classes are right or not, so predicted is one class or
  * the next. Classes that occur neither way are left out. */
 static double macro_f1(const void *context, int32_t seed, const int32_t *counts, double *scratch) {
@@ -427,6 +460,7 @@ int main(void) {
         cmocka_unit_test(test_percentile_and_bca),
         cmocka_unit_test(test_acceleration),
         cmocka_unit_test(test_variances),
+        cmocka_unit_test(test_two_level_acceleration),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_class_means),
         cmocka_unit_test(test_medians),
