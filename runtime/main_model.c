@@ -167,6 +167,8 @@ const cps_flag cps_import_flags[] = {
 static const char *const format_names[] = {"open_clip", "huggingface", NULL};
 const cps_flag cps_export_flags[] = {
     {"format", 0, "NAME", "names of open_clip or huggingface (default: open_clip)"},
+    {"everything", 0, NULL,
+     "also what objectives added to the model, as their published code names it (heads, ...)"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -252,12 +254,52 @@ static cps_status find_scalars_in_checkpoint(const char *path, bool there[SCALAR
     return cps_h5_close(file);
 }
 
-/* A model of this description with the values of `weights`. */
+static cps_status declare_as_stored(cps_params *params, cps_h5 *file, const char *name) {
+    cps_h5_info info;
+    int32_t index = 0;
+    char *path = cps_format("model/%s", name);
+    cps_status status = cps_h5_inspect(file, path, &info);
+    free(path);
+    if (status == CPS_OK && (info.kind != CPS_H5_DATASET || info.rank > CPS_MAX_DIMS)) {
+        status =
+            cps_fail(CPS_ERR_DATA, "'%s' of the checkpoint is no parameter: it is damaged", name);
+    }
+    if (status == CPS_OK) {
+        cps_param_spec spec = {.name = name, .rank = info.rank, .init = {.kind = CPS_INIT_ZERO}};
+        memcpy(spec.shape, info.shape, (size_t)info.rank * sizeof *spec.shape);
+        status = cps_params_add(params, &spec, &index);
+    }
+    return status;
+}
+
+/* Parameters of the checkpoint that the model does not have yet. */
+static cps_status declare_strangers(cps_params *params, const char *path) {
+    cps_h5 *file = NULL;
+    char **names = NULL;
+    int64_t count = 0;
+    CPS_TRY(cps_h5_open(path, &file));
+    cps_status status = cps_h5_list(file, "model", &names, &count);
+    for (int64_t i = 0; i < count && status == CPS_OK; i++) {
+        if (cps_params_find(params, names[i]) < 0) {
+            status = declare_as_stored(params, file, names[i]);
+        }
+    }
+    cps_strings_destroy(names, count);
+    const cps_status closed = cps_h5_close(file);
+    return status != CPS_OK ? status : closed;
+}
+
+/* A model of this description with the values of `weights`. everything: a checkpoint, of which
+ * nothing is left out. */
 static cps_status make_model(const cps_json *spec, const char *weights, const bool there[SCALARS],
-                             bool partial, cps_weights_report *report, cps_model **model_out) {
+                             bool partial, bool everything, cps_weights_report *report,
+                             cps_model **model_out) {
     cps_model *model = NULL;
     CPS_TRY(cps_model_create(spec, 0, 0, &model));
     cps_status status = declare_scalars(cps_model_params(model), there);
+    if (status == CPS_OK && everything) {
+        status = declare_strangers(cps_model_params(model), weights);
+    }
     if (status == CPS_OK) {
         status = cps_params_allocate(cps_model_params(model), 0);
     }
@@ -425,8 +467,8 @@ cps_status cps_command_import(const cps_app *app) {
         status = model_spec(app->args, weights, &spec);
     }
     if (status == CPS_OK) {
-        status =
-            make_model(spec, weights, there, cps_args_has(app->args, "partial"), &report, &model);
+        status = make_model(spec, weights, there, cps_args_has(app->args, "partial"), false,
+                            &report, &model);
     }
     cps_json_destroy(spec);
     status = cps_agree(app->comm, "weights of the import", status);
@@ -452,7 +494,8 @@ cps_status cps_command_export(const cps_app *app) {
     CPS_TRY(cps_checkpoint_describe(checkpoint, &spec));
     cps_status status = find_scalars_in_checkpoint(checkpoint, there);
     if (status == CPS_OK) {
-        status = make_model(spec, checkpoint, there, false, NULL, &model);
+        status = make_model(spec, checkpoint, there, false, cps_args_has(app->args, "everything"),
+                            NULL, &model);
     }
     cps_json_destroy(spec);
     if (status == CPS_OK) {
