@@ -22,7 +22,7 @@
 #include "report/distributions.h"
 #include "report/statistics.h"
 
-enum { EXPERIMENTS = 1000, MOST_SEEDS = 8, MOST_SAMPLES = 500, MOST_METHODS = 5, CLASSES = 6 };
+enum { EXPERIMENTS = 1000, MOST_SEEDS = 8, MOST_SAMPLES = 300, MOST_METHODS = 5, CLASSES = 6 };
 
 typedef struct design {
     const char *name;
@@ -98,17 +98,17 @@ static const double base_share = 0.7;
 static void test_coverage(void **state) {
     (void)state;
     static const design designs[] = {
-        {"3 seeds, 300 samples, seeds matter", 3, 300, 0.2, 0.4, 0.6, 0.03, CPS_VALUE_MEAN,
+        {"3 seeds, 200 samples, seeds matter", 3, 200, 0.2, 0.4, 0.6, 0.03, CPS_VALUE_MEAN,
          CPS_BOOTSTRAP_BCA},
-        {"3 seeds, 300 samples, seeds prevail", 3, 300, 0.6, 0.4, 0.6, 0.03, CPS_VALUE_MEAN,
+        {"3 seeds, 200 samples, seeds prevail", 3, 200, 0.6, 0.4, 0.6, 0.03, CPS_VALUE_MEAN,
          CPS_BOOTSTRAP_PERCENTILE},
-        {"3 seeds, 300 samples, no seed effect", 3, 300, 0.0, 0.0, 1.0, 0.0, CPS_VALUE_MEAN,
+        {"3 seeds, 200 samples, no seed effect", 3, 200, 0.0, 0.0, 1.0, 0.0, CPS_VALUE_MEAN,
          CPS_BOOTSTRAP_PERCENTILE},
-        {"5 seeds, 400 samples, seeds matter", 5, 400, 0.15, 0.4, 0.6, 0.05, CPS_VALUE_MEAN,
+        {"5 seeds, 240 samples, seeds matter", 5, 240, 0.15, 0.4, 0.6, 0.05, CPS_VALUE_MEAN,
          CPS_BOOTSTRAP_BCA},
-        {"5 seeds, 300 samples, mean of 6 classes", 5, 300, 0.1, 0.6, 0.4, 0.05,
+        {"5 seeds, 240 samples, mean of 6 classes", 5, 240, 0.1, 0.6, 0.4, 0.05,
          CPS_VALUE_CLASS_MEAN, CPS_BOOTSTRAP_BCA},
-        {"1 seed, 500 samples, no seed effect", 1, 500, 0.0, 0.5, 0.5, 0.02, CPS_VALUE_MEAN,
+        {"1 seed, 300 samples, no seed effect", 1, 300, 0.0, 0.5, 0.5, 0.02, CPS_VALUE_MEAN,
          CPS_BOOTSTRAP_BCA},
     };
     for (size_t i = 0; i < sizeof designs / sizeof designs[0]; i++) {
@@ -117,7 +117,7 @@ static void test_coverage(void **state) {
         for (int64_t experiment = 0; experiment < EXPERIMENTS; experiment++) {
             simulate(d, experiment, 0, base_share);
             simulate(d, experiment, 1, base_share + d->difference);
-            const cps_bootstrap_result got = compare(d, 1, 200);
+            const cps_bootstrap_result got = compare(d, 1, 150);
             covered += got.interval.low <= d->difference && d->difference <= got.interval.high;
             plain += got.plain.low <= d->difference && d->difference <= got.plain.high;
         }
@@ -204,14 +204,14 @@ static rejections count_rejections(const design *d) {
 
 static void test_no_difference(void **state) {
     (void)state;
-    static const design with_seeds = {.name = "8 seeds, 200 samples, seeds matter",
+    static const design with_seeds = {.name = "8 seeds, 120 samples, seeds matter",
                                       .seeds = 8,
-                                      .samples = 200,
+                                      .samples = 120,
                                       .seed_effect = 0.2,
                                       .sample_effect = 0.3,
                                       .noise = 0.6};
     static const design without = {
-        .name = "3 seeds, 200 samples, no seed effect", .seeds = 3, .samples = 200, .noise = 0.8};
+        .name = "3 seeds, 120 samples, no seed effect", .seeds = 3, .samples = 120, .noise = 0.8};
     const rejections methods = count_rejections(&with_seeds);
     assert_in_range(methods.interval, 1, 70);
     assert_in_range(methods.signs, 1, 70);
