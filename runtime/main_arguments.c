@@ -146,11 +146,13 @@ static cps_status check_operands(const cps_args *args) {
                         command->name, command->name, command->operands, command->name);
     }
     if (command->most >= 0 && args->operand_count > command->most) {
+        const char *extra = args->operands[command->most];
         return cps_fail(CPS_ERR_USAGE,
                         "copse %s: '%s' is one argument too many: copse %s %s ('copse %s --help' "
-                        "says more)",
-                        command->name, args->operands[command->most], command->name,
-                        command->operands, command->name);
+                        "says more)%s",
+                        command->name, extra, command->name, command->operands, command->name,
+                        strchr(extra, '=') != NULL ? "; KEY=VALUE wants a --set in front of each"
+                                                   : "");
     }
     return CPS_OK;
 }

@@ -41,8 +41,10 @@ static cps_status packed_folder(const cps_run *run, const cps_shards_options *se
     cps_hash_add(hash, set->source, strlen(set->source));
     cps_hash_add(hash, format, sizeof format);
     cps_hash_add(hash, set->caption, strlen(set->caption));
-    cps_status status = add_file(hash, set->source);
-    status = status != CPS_OK ? status : add_file(hash, set->classes);
+    cps_status status = cps_fail_context(add_file(hash, set->source), "a set's source");
+    if (status == CPS_OK) {
+        status = cps_fail_context(add_file(hash, set->classes), "a set's classes");
+    }
     const uint64_t digest = cps_hash_value(hash);
     cps_hash_destroy(hash);
     CPS_TRY(status);

@@ -26,6 +26,7 @@ expect_one "unknown command, nothing near" 64 "'xyzzy' is no command of copse; '
 expect_one "half a command" 64 "'copse tokenizer' is no command; 'copse tokenizer train' is" copse tokenizer
 expect_one "help of nothing" 64 "'xyzzy' is no command" copse help xyzzy
 expect_one "one argument too many" 64 "'b.lua' is one argument too many: copse train JOB" copse train a.lua b.lua
+expect_one "a setting without its option" 64 "'b=2' is one argument too many.*--set in front of each" copse train a.lua --set a=1 b=2
 expect_one "value missing" 64 "'--threads' needs a value: --threads T" copse train a.lua --threads
 expect_one "value not wanted" 64 "'--fresh' takes no value, but 'yes' is given" copse train a.lua --fresh=yes
 expect_one "no number" 64 "'two': a whole number from 1 to 65536 is wanted" copse train a.lua -n two
