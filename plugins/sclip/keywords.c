@@ -66,6 +66,9 @@ static void warn_of_strangers(cps_setup *setup, const sclip *self, const char *s
             }
         }
     }
+    if (captions == 0) {
+        return; /* the stream says so itself */
+    }
     char text[512];
     snprintf(
         text, sizeof text,

@@ -571,7 +571,8 @@ static cps_status fail_empty(const char *stream, const shard_set *from, uint32_t
                     (needs & CPS_RECORD_TAXON) != 0
                         ? " the name of an organism: pack a table with some of the columns "
                           "kingdom, phylum, class, order, family, genus, species filled"
-                        : "");
+                        : ": pack them with captions, or say which field has them (caption = "
+                          "\"title\"; 'copse inspect' lists the fields)");
 }
 
 static cps_status narrow_set(const char *stream, const shard_set *from, uint32_t needs,
