@@ -194,6 +194,24 @@ static void print_held_out(const cps_pack_report *report) {
     }
 }
 
+static void print_captions(const cps_pack_report *report) {
+    const cps_agriclip_facts *facts = &report->agriclip;
+    if (facts->rows > 0) {
+        printf("  AgriCLIP's caption file: %lld rows, %lld with letters put right, %lld outside of "
+               "Crops, Fish and Livestock\n",
+               (long long)facts->rows, (long long)facts->repaired, (long long)facts->strangers);
+    }
+    if (facts->left_out > 0) {
+        printf("  warning: %lld rows of it are left out:%s%s\n", (long long)facts->left_out,
+               facts->lines, facts->left_out > 10 ? "\n    ..." : "");
+    }
+    if (report->without_class_captions > 0) {
+        printf("  warning: %lld records are of classes that have no captions in the table of "
+               "classes\n",
+               (long long)report->without_class_captions);
+    }
+}
+
 static void print_filled(const cps_pack_report *report) {
     const cps_plan_filled *filled = &report->filled;
     if (filled->names > 0) {
@@ -260,6 +278,7 @@ static void print_pack_report(const char *out, const cps_pack_report *report) {
                "from the names (--folders plain takes the names as labels)\n",
                (long long)report->inat21_folders);
     }
+    print_captions(report);
     print_filled(report);
     if (report->has_ranks) {
         print_taxa(report);

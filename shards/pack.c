@@ -40,6 +40,22 @@ const cps_option cps_pack_option_rows[] = {
      .kind = CPS_OPT_STRING,
      .help = "Column with the class; '' for no labels (default: label, if there is one).",
      AT(label_column)},
+    {.name = "format",
+     .kind = CPS_OPT_CHOICE,
+     .default_text = "table",
+     .choices = (const char *const[]){"table", "agriclip-captions", NULL},
+     .help = "How tables are written: table (CSV or TSV), agriclip-captions (the caption file that "
+             "AgriCLIP's authors share; class folders are the labels).",
+     AT(format)},
+    {.name = "root",
+     .kind = CPS_OPT_STRING,
+     .help = "Folder that the files of tables are relative to (default: the table's).",
+     AT(root)},
+    {.name = "class_captions",
+     .kind = CPS_OPT_STRING,
+     .help = "Table of label and caption, several rows a class: all records of a class get its "
+             "captions.",
+     AT(class_captions)},
     {.name = "classes",
      .kind = CPS_OPT_STRING,
      .help = "File with one class a line: the order of the labels (default: sorted by name).",
@@ -144,6 +160,10 @@ static cps_status check_options(const cps_pack_options *options) {
                         (long long)options->shard_images, (long long)options->shard_mb,
                         (long long)options->resize);
     }
+    if (options->root != NULL && !cps_dir_exists(options->root)) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "pack: the root '%s' is no folder: check the path",
+                        options->root);
+    }
     if (options->quality < 0 || options->quality > 100) {
         return cps_fail(CPS_ERR_USAGE, "pack: quality %lld is not between 1 and 100",
                         (long long)options->quality);
@@ -224,7 +244,9 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
     const cps_plan_columns columns = {.file = options->file_column,
                                       .caption = options->caption_column,
                                       .caption_optional = options->caption_optional,
-                                      .label = options->label_column};
+                                      .label = options->label_column,
+                                      .root = options->root,
+                                      .agriclip = options->format == 1};
     CPS_TRY(check_options(options));
     for (int64_t i = 0; i < options->source_count; ++i) {
         const char *source = options->sources[i];
@@ -234,11 +256,15 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
             report->inat21_folders += inat21;
         } else if (cps_file_exists(source)) {
             CPS_TRY(check_source(source));
-            CPS_TRY(cps_plan_add_table(plan, source, &columns));
+            CPS_TRY(cps_plan_add_table(plan, source, &columns, &report->agriclip));
         } else {
             return cps_fail(CPS_ERR_UNAVAILABLE,
                             "pack: there is no file or folder '%s': check the path", source);
         }
+    }
+    if (options->class_captions != NULL) {
+        CPS_TRY(cps_plan_add_class_captions(plan, options->class_captions,
+                                            &report->without_class_captions));
     }
     if (options->backbone_count > 0) {
         CPS_TRY(
@@ -547,17 +573,25 @@ static cps_status count_taxa(cps_packing *pack, cps_pack_report *report) {
     return CPS_OK;
 }
 
-/* Collective. What rank 0 has found in the sources. */
-static void share_report(cps_comm *comm, cps_pack_report *report) {
-    void *lines = report->held_out_lines;
-    size_t length = lines != NULL ? strlen(lines) + 1 : 0;
-    cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0);
-    const bool told = report->held_out_lines != NULL; /* rank 0's pointer */
-    report->held_out_lines = NULL;
+/* Collective. `own`: rank 0's text; *text holds rank 0's pointer on every rank, and then a copy of
+ * each rank's own. */
+static void share_lines(cps_comm *comm, char *own, char **text) {
+    const bool told = *text != NULL;
+    void *lines = own;
+    size_t length = own != NULL ? strlen(own) + 1 : 0;
+    *text = NULL;
     if (told) {
         cps_comm_broadcast_alloc(comm, "pack: facts", &lines, &length, 0);
-        report->held_out_lines = lines;
+        *text = lines;
     }
+}
+
+/* Collective. What rank 0 has found in the sources. */
+static void share_report(cps_comm *comm, cps_pack_report *report) {
+    char *held_out = report->held_out_lines, *agriclip = report->agriclip.lines;
+    cps_comm_broadcast(comm, "pack: facts", report, sizeof *report, 0);
+    share_lines(comm, held_out, &report->held_out_lines);
+    share_lines(comm, agriclip, &report->agriclip.lines);
 }
 
 static cps_status prepare(cps_packing *pack, cps_pack_report *report) {
@@ -607,6 +641,7 @@ void cps_pack_report_free(cps_pack_report *report) {
         free(report->pairs[i]);
     }
     free(report->held_out_lines);
-    report->held_out_lines = NULL;
+    free(report->agriclip.lines);
+    report->held_out_lines = report->agriclip.lines = NULL;
     report->example_count = report->pair_count = 0;
 }

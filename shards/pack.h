@@ -13,6 +13,7 @@
 
 #include "comm/comm.h"
 #include "shards/plan_fill.h"
+#include "shards/table_agriclip.h"
 #include "shards/taxa.h"
 
 typedef struct cps_pack_options {
@@ -24,11 +25,15 @@ typedef struct cps_pack_options {
     const char *file_column;    /* NULL: "file" */
     const char *caption_column; /* NULL: "caption"; "": the tables have no captions */
     bool caption_optional; /* a table without that column has none, unless one is named nearly so */
-    const char *label_column; /* NULL: "label" if there is one; "": none */
-    const char *classes_file; /* NULL, or one class a line: their order; else sorted by bytes */
-    int32_t folders;          /* cps_plan_folders (plan.h): how class folders are named */
-    bool allow_missing;       /* leave out records whose file is not there */
-    int64_t shard_images;     /* records a shard; 0: 10000 */
+    const char *label_column;   /* NULL: "label" if there is one; "": none */
+    int32_t format;             /* of tables; 1: AgriCLIP's caption file (table_agriclip.h) */
+    const char *root;           /* NULL, or the folder that the tables' files are relative to */
+    const char *class_captions; /* NULL, or a table of captions by class, which all records of the
+                                   class get (plan.h) */
+    const char *classes_file;   /* NULL, or one class a line: their order; else sorted by bytes */
+    int32_t folders;            /* cps_plan_folders (plan.h): how class folders are named */
+    bool allow_missing;         /* leave out records whose file is not there */
+    int64_t shard_images;       /* records a shard; 0: 10000 */
     int64_t shard_mb; /* a shard ends before it exceeds this many MB (10^6 bytes) of source files;
                          0: no limit */
     int64_t resize;   /* 0: bytes as they come; else larger pictures get this shorter side */
@@ -69,6 +74,8 @@ typedef struct cps_pack_report {
     int64_t without_caption; /* records */
     int64_t classes, fields;
     int64_t inat21_folders;                   /* class folders that gave the ranks */
+    cps_agriclip_facts agriclip;              /* lines malloc'ed */
+    int64_t without_class_captions;           /* records whose class is not in class_captions */
     bool has_ranks;                           /* a source tells of ranks: */
     cps_taxa_summary taxa;                    /* of the records that are packed; without examples */
     cps_plan_filled filled;                   /* by the backbone; names 0: there was none */

@@ -192,6 +192,10 @@ cps_status cps_plan_add_text(cps_plan *plan, int64_t record_number, int32_t fiel
     return link_text(plan, record, field, at);
 }
 
+cps_status cps_plan_link_text(cps_plan *plan, int64_t record, int32_t field, int64_t at) {
+    return link_text(plan, cps_plan_record_at(plan, record), field, at);
+}
+
 cps_status cps_plan_set_text(cps_plan *plan, int64_t record_number, int32_t field, int64_t at) {
     cps_plan_record *record = cps_plan_record_at(plan, record_number);
     for (int64_t i = record->first_text; i >= 0; i = cps_plan_text_at(plan, i)->next) {

@@ -5,6 +5,7 @@
 #define CPS_SHARDS_PLAN_H
 
 #include "comm/comm.h"
+#include "shards/table_agriclip.h"
 
 typedef struct cps_plan_text {
     int64_t text; /* pool */
@@ -50,12 +51,21 @@ typedef struct cps_plan {
 typedef struct cps_plan_columns {
     const char *file, *caption, *label; /* as in cps_pack_options */
     bool caption_optional;
+    const char *root; /* files are relative to this folder; NULL: to the table's */
+    bool agriclip;    /* AgriCLIP's caption file (table_agriclip.h) */
 } cps_plan_columns;
 
 cps_status cps_plan_create(cps_plan *plan_out) CPS_MUST_CHECK;
 void cps_plan_free(cps_plan *plan);
-cps_status cps_plan_add_table(cps_plan *plan, const char *path,
-                              const cps_plan_columns *columns) CPS_MUST_CHECK;
+/* facts_out: of AgriCLIP's files, added up; its lines are replaced by the last file's. */
+cps_status cps_plan_add_table(cps_plan *plan, const char *path, const cps_plan_columns *columns,
+                              cps_agriclip_facts *facts_out) CPS_MUST_CHECK;
+/* Captions by class: a table with columns `label` (or `class`) and `caption`, any number of rows a
+ * class. Every record that is labelled so gets all of them, behind its own. Of a plan that is not
+ * finished. *without_out: records with a label that the table has not. USAGE: other columns, a row
+ * without one of the two, a label that no record has, all with the line. */
+cps_status cps_plan_add_class_captions(cps_plan *plan, const char *path,
+                                       int64_t *without_out) CPS_MUST_CHECK;
 /* How the names of class folders are read. */
 typedef enum cps_plan_folders {
     CPS_FOLDERS_AUTO,  /* as iNat21's if every class folder is named that way, else plainly */
@@ -91,6 +101,9 @@ cps_status cps_plan_add_record(cps_plan *plan, int64_t folder, const char *file,
 /* Blank text is none. In fields other than the caption an equal text is added once. */
 cps_status cps_plan_add_text(cps_plan *plan, int64_t record, int32_t field,
                              const char *text) CPS_MUST_CHECK;
+/* The text at `at` of the pool (not blank), behind what is there. */
+cps_status cps_plan_link_text(cps_plan *plan, int64_t record, int32_t field,
+                              int64_t at) CPS_MUST_CHECK;
 /* The text at `at` of the pool (not blank) in place of the first one of a field, or as its first.
  * Of a plan that is not finished. */
 cps_status cps_plan_set_text(cps_plan *plan, int64_t record, int32_t field,

@@ -237,13 +237,32 @@ static cps_status add_rows(reading *from, const cps_plan_columns *columns) {
     return CPS_OK;
 }
 
-cps_status cps_plan_add_table(cps_plan *plan, const char *path, const cps_plan_columns *columns) {
+static cps_status read_agriclip(const char *path, const char *root, cps_table **table_out,
+                                cps_agriclip_facts *facts) {
+    cps_agriclip_facts own;
+    CPS_TRY(cps_table_read_agriclip(path, root, table_out, &own));
+    facts->rows += own.rows;
+    facts->repaired += own.repaired;
+    facts->strangers += own.strangers;
+    facts->left_out += own.left_out;
+    if (own.lines != NULL) {
+        free(facts->lines);
+        facts->lines = own.lines;
+    }
+    return CPS_OK;
+}
+
+cps_status cps_plan_add_table(cps_plan *plan, const char *path, const cps_plan_columns *columns,
+                              cps_agriclip_facts *facts_out) {
+    static const cps_plan_columns agriclip = {
+        .file = "file", .caption = "caption", .label = "label"};
     reading from = {.plan = plan, .path = path};
-    CPS_TRY(cps_table_read(path, &from.table));
-    char *folder = cps_path_folder(path);
-    cps_status status = cps_plan_intern(plan, folder, &from.folder);
+    char *folder = columns->root != NULL ? cps_format("%s", columns->root) : cps_path_folder(path);
+    cps_status status = columns->agriclip ? read_agriclip(path, folder, &from.table, facts_out)
+                                          : cps_table_read(path, &from.table);
+    status = status != CPS_OK ? status : cps_plan_intern(plan, folder, &from.folder);
     if (status == CPS_OK) {
-        status = add_rows(&from, columns);
+        status = add_rows(&from, columns->agriclip ? &agriclip : columns);
     }
     free(folder);
     free(from.row_of_label);

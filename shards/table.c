@@ -284,6 +284,23 @@ cps_status cps_table_read(const char *path, cps_table **table_out) {
     return CPS_OK;
 }
 
+cps_status cps_table_make(const char *path, char *text, int64_t columns, int64_t rows, char **cells,
+                          int64_t *lines, cps_table **table_out) {
+    cps_table *table = calloc(1, sizeof *table);
+    if (table == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "%s: no memory", path);
+    }
+    *table = (cps_table){.path = cps_format("%s", path),
+                         .text = text,
+                         .columns = columns,
+                         .rows = rows,
+                         .cells = cells,
+                         .lines = lines,
+                         .room = rows + 1};
+    *table_out = table;
+    return CPS_OK;
+}
+
 void cps_table_destroy(cps_table *table) {
     if (table != NULL) {
         free(table->path);

@@ -14,6 +14,11 @@ typedef struct cps_table cps_table;
  * empty one, a row with another number
  * of fields, an open quote; DATA: not UTF-8; UNAVAILABLE: no such file. */
 cps_status cps_table_read(const char *path, cps_table **table_out) CPS_MUST_CHECK;
+/* A table that another reader made: cells [1 + rows, columns], the header first, and lines [1 +
+ * rows] are taken over together with `text`, which cells point into; on failure they stay the
+ * caller's. UNAVAILABLE: memory. */
+cps_status cps_table_make(const char *path, char *text, int64_t columns, int64_t rows, char **cells,
+                          int64_t *lines, cps_table **table_out) CPS_MUST_CHECK;
 void cps_table_destroy(cps_table *table); /* NULL-safe */
 int64_t cps_table_columns(const cps_table *table);
 int64_t cps_table_rows(const cps_table *table);

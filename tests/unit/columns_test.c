@@ -77,7 +77,7 @@ static void read_table(const char *text, const cps_plan_columns *columns, cps_st
                        const char *says, cps_plan *plan) {
     char *path = write_file("t.csv", text);
     assert_int_equal(cps_plan_create(plan), CPS_OK);
-    const cps_status status = cps_plan_add_table(plan, path, columns);
+    const cps_status status = cps_plan_add_table(plan, path, columns, &(cps_agriclip_facts){0});
     if (status != wanted || (says != NULL && strstr(cps_fail_message(), says) == NULL)) {
         fail_msg("status %d, '%s'", (int)status, cps_fail_message());
     }

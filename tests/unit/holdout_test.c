@@ -56,7 +56,8 @@ static uint32_t held_by(const char *name, const char *text, cps_holdout_by by,
     cps_plan plan = {0};
     cps_holdout *holdout = NULL;
     assert_int_equal(cps_plan_create(&plan), CPS_OK);
-    assert_int_equal(cps_plan_add_table(&plan, csv, &(cps_plan_columns){0}), CPS_OK);
+    assert_int_equal(
+        cps_plan_add_table(&plan, csv, &(cps_plan_columns){0}, &(cps_agriclip_facts){0}), CPS_OK);
     assert_int_equal(cps_holdout_create(&holdout), CPS_OK);
     if (cps_holdout_read(holdout, path, by) != CPS_OK) {
         fail_msg("%s", cps_fail_message());

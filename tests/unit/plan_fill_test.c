@@ -39,7 +39,9 @@ static cps_plan make_plan(const char *text) {
     cps_plan plan = {0};
     char *path = write_file("records.csv", text);
     assert_int_equal(cps_plan_create(&plan), CPS_OK);
-    assert_int_equal(cps_plan_add_table(&plan, path, &(cps_plan_columns){.caption = ""}), CPS_OK);
+    assert_int_equal(cps_plan_add_table(&plan, path, &(cps_plan_columns){.caption = ""},
+                                        &(cps_agriclip_facts){0}),
+                     CPS_OK);
     free(path);
     return plan;
 }
