@@ -209,8 +209,8 @@ static void interval_of_resamples(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const int64_t hits = cases[i][0], samples = cases[i][1];
         const cps_draw_key key = {.seed = 5, .position = i};
-        double low, high;
-        int64_t below = 0, above = 0, index = 0;
+        double low, high, below = 0.0, above = 0.0;
+        int64_t index = 0;
         assert_int_equal(cps_share_interval(hits, samples, &low, &high), CPS_OK);
         assert_true(low < high && low <= (double)hits / (double)samples &&
                     high >= (double)hits / (double)samples);
