@@ -61,7 +61,8 @@ run() {
 }
 
 # table ROWS COLUMNS: lists with ';' between elements. A row is LABEL=RUN or LABEL=RUN=WORD, its runs are RUN-<seed>; a column is
-# HEADER=EVALUATION.METRIC, where '%' stands for the row's word. Markdown: mean ± standard deviation over the seeds that are there.
+# HEADER=EVALUATION.METRIC, or HEADER=finish:STAGE.NUMBER, where '%' stands for the row's word. Markdown: mean ± standard deviation
+# over the seeds that are there.
 table() {
     echo
     awk -v runs="$RUNS" -v seeds="$SEEDS" -v rows="$1" -v columns="$2" -f jobs/studies/table.awk

@@ -1,15 +1,21 @@
 # Tables of runs from their events.jsonl, or one value: see `table` and `value` in study.sh.
 
-# The last value of EVALUATION.METRIC in a run, "" if there is none.
-function value(run, metric,    dot, at, evaluation, key, file, line, found) {
+# The last value of EVALUATION.METRIC in a run, or of finish:STAGE.NUMBER, what an objective reports at a stage's end; "" if there is none.
+function value(run, metric,    dot, at, event, of, key, file, line, found) {
+    event = "\"event\":\"evaluation\""
+    of = "\"name\":\""
+    if (sub(/^finish:/, "", metric)) {
+        event = "\"event\":\"finish\""
+        of = "\"stage\":\""
+    }
     dot = index(metric, ".")
-    evaluation = "\"name\":\"" substr(metric, 1, dot - 1) "\""
+    of = of substr(metric, 1, dot - 1) "\""
     key = "\"" substr(metric, dot + 1) "\":"
     file = runs "/" run "/events.jsonl"
     found = ""
     while ((getline line < file) > 0) {
         at = index(line, key)
-        if (at && index(line, "\"event\":\"evaluation\"") && index(line, evaluation)) {
+        if (at && index(line, event) && index(line, of)) {
             line = substr(line, at + length(key))
             sub(/[,}].*/, "", line)
             if (line ~ /^-?[0-9]/) found = line

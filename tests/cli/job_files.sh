@@ -56,6 +56,11 @@ place fashion fashion200k-train/ fashiongen-train/ polyvore-train/ fashion200k-c
 place scicap scicap-train/ scicap-val/
 place simpsons captions-train/ captions-val/ characters/
 
+place plantmix-13m plants general val-plants val-general plantnet/ fungi/ medicinal-leaf/ plantvillage/ plantdoc/ imagenet-1k/ \
+    cifar-100/ stanford-cars/ oxford-pets/ sun397/
+place alive train acquarium-fish/ animal-2/ banana-deficiency/ bean-lesion/ chicken-fecus/ cid/ citrus-fruits/ citrus-leaves/ \
+    cow-breed/ deepfish/ fish-freshness/ fish-species/ fruits-diseases/ horse-breed/ supermarket-fish/
+
 # ---- jobs ----
 fine() { # fine JOB PATTERN [--set KEY=VALUE]...
     file=$1 pattern=$2
@@ -83,22 +88,35 @@ for file in $(cd jobs && find . -name '*.lua' | sed 's,^\./,,' | LC_ALL=C sort);
         fine "$file" "'unlabelled': 640 records"
         fine "$file" "'paired': 640 records" --set method=clip
         ;;
+    recipes/dalip.lua)
+        fine "$file" "640 = 10 grains of 64.*'paired': 1280 records" --set weights= --set global_batch=640 --set warmup=10
+        fine "$file" "'new-layers': 2 steps.*'dalip': 200 steps.*'plantnet-both'" --set weights= --set global_batch=640 --set warmup=10 \
+            --set new_layers_first=2 --set second=true
+        ;;
+    recipes/agriclip.lua)
+        fine "$file" "'clip': 150 steps.*'dino': 1000 steps.*4 grains of 16.*'align': 490 steps" --set weights= --set warmup=10
+        fine "$file" "'dino'.*1 grains of 64.*'cid-clip'" --set weights= --set warmup=10 --set backbone=vit-b-16 --set dino=resnet \
+            --set dino_grain=64
+        expect_one "$file, a backbone of no recipe" 64 'there are resnet-50 and vit-b-16' copse check "jobs/$file" --set backbone=vgg
+        ;;
     taxa-classes.lua)
         fine "$file" "5 an epoch"
         fine "$file" "5 an epoch" --set objective=bioclip.ce
         ;;
     studies/mixing-law-fit.lua) ;; # a script
-    studies/taxa.lua | studies/rs-captions.lua) ;; # below
+    studies/taxa.lua | studies/rs-captions.lua | studies/dalip.lua | studies/agriclip.lua) ;; # below
     *) fine "$file" 'steps' ;;
     esac
 done
 
 # ---- studies ----
 export COPSE
-for study in taxa rs-captions; do
-    expect "study $study, a step of each run" 0 '6 of 6: .*0 of 1' \
+for study in 'taxa 6' 'rs-captions 6' 'dalip 4' 'agriclip 7'; do
+    count=${study#* }
+    study=${study% *}
+    expect "study $study, a step of each run" 0 "$count of $count: .*0 of 1" \
         env SEEDS=0 OPTIONS='--until 1 --threads 1' "jobs/studies/$study.sh"
-    expect "study $study, a program that fails" 1 'of 6: .*exit code 1.*failed: ' \
+    expect "study $study, a program that fails" 1 'of [0-9]: .*exit code 1.*failed: ' \
         env SEEDS=0 COPSE=false RUNS=failing "jobs/studies/$study.sh"
 done
 ln -s "$tree/lua" lua
@@ -117,6 +135,11 @@ expect "a table: mean and deviation over the runs that are there" 0 \
     'common name \(com\) \| 0.350 ± 0.071 \| 0.100 ± 0.000 \| – \| – \| – \| 2 of 3' env RUNS=told jobs/studies/taxa.sh table
 expect "and the second, by rank" 0 'com\) \| – \| – \| – \| – \| – \| 0.500 ± 0.000 \| – \| – \| 2 of 3' env RUNS=told \
     jobs/studies/taxa.sh table
+mkdir -p told/agriclip/align-default-default-0
+printf '{"event":"finish","objective":"agriclip.align","stage":"%s","heldout_r2":%s,"r2":%s}\n' consistent 0.75 0.8 code 0.1 0.2 \
+    >told/agriclip/align-default-default-0/events.jsonl
+expect "a table of what was reported at the end of a stage" 0 'CLIP default \| – \| – \| – \| – \| 0.800 \| 0.750 \|' env RUNS=told \
+    SEEDS=0 jobs/studies/agriclip.sh table
 
 # ---- the mixing law of losses that were told ----
 told() { # told RUN GENERAL TARGET
