@@ -1,7 +1,8 @@
 /* Encodes pairs, and if asked unlabelled images and fixed texts, at next to no loss: what
- * tests/bench/objective_bench.c measures objectives against. With `contrast` the pairs have clip's
- * loss. All other rows get their gradient from the sum of their features, so that every row goes
- * through its tower forward and backward. */
+ * tests/bench/objective_bench.c and dalip_bench.c measure objectives against. With `contrast` the
+ * pairs have clip's loss, with `all_positions` their texts are encoded to the end of the context.
+ * All other rows get their gradient from the sum of their features, so that every row goes through
+ * its tower forward and backward. */
 #include <math.h>
 #include <stddef.h>
 
@@ -10,7 +11,7 @@
 typedef struct encode_options {
     const char *unlabelled; /* NULL: no such view */
     cps_lines texts;        /* count 0: none */
-    bool contrast;
+    bool contrast, all_positions;
 } encode_options;
 
 static const cps_option options[] = {
@@ -27,6 +28,11 @@ static const cps_option options[] = {
      .default_text = "false",
      .help = "clip's loss on the pairs",
      .offset = offsetof(encode_options, contrast)},
+    {.name = "all_positions",
+     .kind = CPS_OPT_BOOL,
+     .default_text = "false",
+     .help = "texts of the pairs with their padding",
+     .offset = offsetof(encode_options, all_positions)},
     {.name = NULL},
 };
 
@@ -48,7 +54,7 @@ static cps_status create(cps_setup *setup, const void *values, void **self_out) 
     }
     const cps_view views[VIEWS] = {
         {.tower = "image", .stream = stream},
-        {.tower = "text", .stream = stream},
+        {.tower = "text", .stream = stream, .all_positions = wanted->all_positions},
         {.tower = "image", .stream = wanted->unlabelled},
         {.tower = "text",
          .fixed_text_count = wanted->texts.count,
