@@ -157,6 +157,11 @@ static void test_views(void) {
     ENGINE_MUST(engine_open(&none, &t));
     ENGINE_CHECK(t.plan->view_count == 4 && t.plan->call_count == 2);
     engine_close(&t);
+    const engine_job most = JOB(VIT, ",\"local_crops\":32,\"local_size\":16");
+    ENGINE_MUST(engine_open(&most, &t));
+    ENGINE_CHECK(t.plan->call_count == 2 && t.plan->calls[0].view_count == 34);
+    engine_close(&t);
+    ENGINE_CHECK(isfinite(engine_loss(&most, NULL, NULL)));
 }
 
 /* ---- a step ---- */

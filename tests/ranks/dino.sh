@@ -1,5 +1,5 @@
 #!/bin/sh
-# limit: 300
+# limit: 600
 # agriclip.dino, the whole program: the same bytes on 1, 2, 3 and 4 ranks for a ViT and a residual network, also after a stop or a
 # kill and on other ranks, within the stage and in the one that follows; what is said of collapse, of numbers that are not finite,
 # and to people who bring the wrong job.
@@ -94,6 +94,29 @@ expect "memory beforehand" 0 'memory' copse check dino.lua
 # Without local crops; one image a batch, which batch norm bears; a kept tail.
 check "no local crops" train none 1 --set locals=0 --set then_clip=false
 check "one image a batch" train one 1 --set tower=resnet --set batch=1 --set grain=1 --set then_clip=false
+
+# A stage goes on where one before it stands, by other rules: g learns, temperatures are a function.
+cat >two.lua <<'END_OF_JOB'
+local copse = require "copse"
+local K = copse.arg { K = 300 }.K
+local function dino(name, options)
+  return copse.stage { name = name, objective = copse.objective.agriclip.dino(options), steps = 3, global_batch = 16, grain = 4,
+    optimizer = copse.adamw { lr = 1e-3 } }
+end
+return copse.job {
+  name = "two", seed = 5, watchdog_seconds = 60,
+  model = copse.model { towers = { ssl = copse.tower { kind = "resnet", image_size = 32, width = 64, layers = 14 } } },
+  data = { paired = copse.shards { "set/train-*.h5" } },
+  stages = {
+    dino("first", { K = 300, hidden = 24, bottleneck = 8, local_crops = 2, use_bn = true }),
+    dino("second", { K = K, hidden = 24, bottleneck = 8, local_crops = 0, use_bn = true, norm_last_layer = false, freeze_last_layer = 0,
+      teacher_temp = function(step, total) return 0.04 + 0.03 * step / total end, momentum = 0.99 }),
+  },
+}
+END_OF_JOB
+check "two stages" copse train two.lua -n 2 --threads 1
+check "the second follows its function" grep -q '"step":5,"stage":"second".*"teacher_temp":0.05,"momentum":0.99,' runs/two/events.jsonl
+expect "a head of another size" 64 "parameter 'ssl.head.center' is declared twice" copse check two.lua --set K=200
 
 # Collapse has a name.
 expect "uniform outputs are named" 0 'collapsed to uniform outputs.*teacher_temp' train uniform 1 --set teacher_temp=50 \
