@@ -66,5 +66,5 @@ return copse.job {
   data = { paired = copse.mixture { shards("plants", 1 - arg.general), shards("general", arg.general) } },
   stages = stages,
   evaluate = evaluate,
-  checkpoint = copse.checkpoint { seconds = 1800, best = "plants.loss_first" },
+  checkpoint = copse.checkpoint { seconds = 1800, best = "plants.first" },
 }

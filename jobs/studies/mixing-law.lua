@@ -2,7 +2,9 @@
 -- crops, with a share of scenes among the pictures. What each of the two domains loses or wins is its own validation loss: negatives of
 -- the same domain alone, the whole test set as one batch.
 local copse = require "copse"
-local arg = copse.arg { data = "../../../shared/data", start = "", general = "rs-eurosat", share = 1, steps = 150, lr = 1e-3, seed = 0 }
+local arg = copse.arg {
+  data = "../../../shared/data", start = "", general = "rs-eurosat", method = "clip", share = 1, steps = 150, lr = 1e-3, seed = 0,
+}
 
 local function set(name, file, weight)
   return copse.shards { source = arg.data .. "/" .. name .. "/" .. file .. ".csv", weight = weight }
@@ -26,7 +28,7 @@ return copse.job {
   data = { paired = mixed(arg.share) },
   stages = {
     copse.stage {
-      objective = copse.objective.clip {},
+      objective = arg.method == "clip" and copse.objective.clip {} or copse.objective.dalip { heads = 4, reduced = 12 },
       steps = arg.steps, global_batch = 128, grain = 32,
       crop = { 0.6, 1 }, flip = 0.5,
       optimizer = copse.adamw { lr = arg.lr, weight_decay = 0.1 },

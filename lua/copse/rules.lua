@@ -164,7 +164,7 @@ local function expand(name, evaluation, names)
   end
 end
 
--- Names of the metrics that evaluations produce; "val.loss_*" stands for any ending. `shown`: shorter, for messages.
+-- Names of the metrics that evaluations produce; "val.*" stands for any of them (terms of an objective). `shown`: shorter, for messages.
 function rules.metrics(evaluations)
   local metrics = { names = {}, shown = {} }
   for _, evaluation in ipairs(evaluations) do

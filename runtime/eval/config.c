@@ -192,7 +192,7 @@ const char *const cps_retrieval_metrics[] = {"image_to_text_r{k}",
                                              "image_to_text_mean_rank",
                                              "text_to_image_mean_rank",
                                              NULL};
-const char *const cps_validation_loss_metrics[] = {"loss", "loss_*", NULL};
+const char *const cps_validation_loss_metrics[] = {"loss", "*", NULL};
 const char *const cps_knn_metrics[] = {
     "top1",        "top1_low",     "top1_high",     "chance",        "top5", "per_class",
     "rank_{rank}", "shared_depth", "tree_distance", "purity_{rank}", NULL};

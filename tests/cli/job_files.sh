@@ -95,7 +95,7 @@ for file in $(cd jobs && find . -name '*.lua' | sed 's,^\./,,' | LC_ALL=C sort);
         ;;
     recipes/agriclip.lua)
         fine "$file" "'clip': 150 steps.*'dino': 1000 steps.*4 grains of 16.*'align': 490 steps" --set weights= --set warmup=10
-        fine "$file" "'dino'.*1 grains of 64.*'cid-clip'" --set weights= --set warmup=10 --set backbone=vit-b-16 --set dino=resnet \
+        fine "$file" "'dino'.*1 grains of 64.*'cid'" --set weights= --set warmup=10 --set backbone=vit-b-16 --set dino=resnet \
             --set dino_grain=64
         expect_one "$file, a backbone of no recipe" 64 'there are resnet-50 and vit-b-16' copse check "jobs/$file" --set backbone=vgg
         ;;
@@ -104,6 +104,7 @@ for file in $(cd jobs && find . -name '*.lua' | sed 's,^\./,,' | LC_ALL=C sort);
         fine "$file" "5 an epoch" --set objective=bioclip.ce
         ;;
     studies/mixing-law-fit.lua) ;; # a script
+    studies/mixing-law.lua) fine "$file" steps --set method=dalip --set share=0.25 ;;
     studies/taxa.lua | studies/rs-captions.lua | studies/dalip.lua | studies/agriclip.lua) ;; # below
     *) fine "$file" 'steps' ;;
     esac
@@ -122,6 +123,7 @@ done
 ln -s "$tree/lua" lua
 expect "study mixing-law, a step of the runs that the law is fitted to" 0 '6 of 8: .*0.5 \| – \| – \| 0 of 1.*No law: .*not 0' \
     env SEEDS=0 OPTIONS='--until 1 --threads 1' jobs/studies/mixing-law.sh
+expect "a method of no study" 64 "METHOD is 'sigmoid': clip or dalip" env METHOD=sigmoid jobs/studies/mixing-law.sh
 expect "a study without a program" 69 'nothing-here' env COPSE=./nothing-here jobs/studies/taxa.sh
 for seed in 0 1 2; do
     mkdir -p "told/taxa/com-$seed"
