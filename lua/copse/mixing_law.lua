@@ -49,11 +49,18 @@ local function check_pair(what, xs, losses, deeper)
   if #xs ~= #losses then refuse(deeper or 0, "there are %d %s and %d losses: each wants one of the other", #xs, what, #losses) end
 end
 
+local function names_of(defaults)
+  local names = {}
+  for name in pairs(defaults) do names[#names + 1] = name end
+  table.sort(names)
+  return table.concat(names, ", ")
+end
+
 -- The options with their defaults.
 local function check_options(options, defaults)
   if options ~= nil and type(options) ~= "table" then refuse(0, "options should be a table, not %s", show(options)) end
   for name in pairs(options or {}) do
-    if defaults[name] == nil then refuse(0, "there is no option '%s'", tostring(name)) end
+    if defaults[name] == nil then refuse(0, "there is no option '%s': there are %s", tostring(name), names_of(defaults)) end
   end
   local result = {}
   for name, default in pairs(defaults) do
@@ -120,8 +127,11 @@ end
 
 local makers = { share = "fit(shares, losses)", mixture = "fit_mixtures(mixtures, losses)", steps = "fit_steps(curves)" }
 
+-- Fits may come from a file: those of shares want their three numbers.
 local function check_fit(what, fit, kind, deeper)
-  if type(fit) ~= "table" or fit.kind ~= kind then
+  local has = type(fit) == "table" and fit.kind == kind
+  for _, name in ipairs(kind == "share" and { "c", "k", "b" } or {}) do has = has and curve_fit.is_finite(fit[name]) end
+  if not has then
     refuse(deeper or 0, "%s should be what %s gives, not %s", what, makers[kind], show(fit))
   end
 end
