@@ -241,6 +241,7 @@ static cps_status add_side(cps_setup *setup, dalip *self, int32_t which, const c
     }
     dalip_side_declare(setup, wanted, tower, tokens_of(setup, tower, image), side);
     cps_setup_embed(setup, which, tower, CPS_FEATURE | CPS_TOKENS_PROJECTED, !image);
+    cps_setup_embed_first(setup, which, CPS_FEATURE, false);
     return CPS_OK;
 }
 
@@ -472,7 +473,7 @@ static cps_tensor *embed_parameter_of(const cps_embed *side, int32_t id) {
 /* There is nothing between down and fc2: one matrix and one shift, E rows instead of Q. */
 static cps_status prepare_embed(const void *values, cps_embed *embed, cps_tape *tape) {
     const dalip *self = values;
-    for (int32_t which = 0; which < 2; which++) {
+    for (int32_t which = 0; which < 2 && !cps_embed_first(embed); which++) {
         const dalip_side *side = &self->sides[which];
         cps_tensor *fc2 = cps_embed_parameter(embed, side->fc2);
         cps_tensor *shift = cps_reshape(tape, cps_embed_parameter(embed, side->down_bias), 2,
@@ -508,12 +509,15 @@ static dalip_input embed_input_of(const dalip_side *side, const cps_embed *embed
 static cps_status embed(const void *values, cps_embed *embedded, cps_tape *tape) {
     const dalip *self = values;
     const int32_t which = cps_embed_side(embedded);
+    /* The published score is the first feature's; an evaluation's `score` changes that. */
+    cps_embed_component(embedded, cps_embed_output(embedded, CPS_FEATURE), 1.0);
+    if (cps_embed_first(embedded)) {
+        return cps_tape_status(tape);
+    }
     const dalip_input input = embed_input_of(&self->sides[which], embedded);
     dalip_trace trace;
     cps_tensor *q =
         dalip_normed_statistic(tape, self->options, &self->sides[which], &input, &trace);
-    /* The published score is the first feature's; an evaluation's `score` changes that. */
-    cps_embed_component(embedded, cps_embed_output(embedded, CPS_FEATURE), 1.0);
     cps_embed_component(embedded,
                         cps_linear(tape, q, cps_embed_kept(embedded, 2 * which),
                                    cps_embed_kept(embedded, 2 * which + 1), CPS_ACT_NONE),

@@ -291,6 +291,31 @@ static void stir(trial *t, const char *name, double about, double spread) {
     }
 }
 
+/* Where the second feature weighs nothing it is not computed, and the first is the same. */
+static void check_first(cps_embedder *embedder, const cps_real *planes, const char *const *texts,
+                        double out[2][2][SET * 8]) {
+    static cps_real rows[PADDED * 8];
+    cps_real *const components[] = {rows};
+    const double both[] = {0.5, 0.5}, second[] = {0.0, 1.0}, twice[] = {2.0, 0.0};
+    const cps_encoder *encoder = cps_embedder_encoder(embedder);
+    cps_embedder_weigh(embedder, &(cps_numbers){2, both});
+    ENGINE_CHECK(encoder->component_count == 2 && encoder->left_out == 0);
+    cps_embedder_weigh(embedder, &(cps_numbers){2, twice});
+    ENGINE_CHECK(encoder->component_count == 1 && encoder->left_out == 1);
+    cps_embedder_weigh(embedder, &(cps_numbers){2, second});
+    ENGINE_CHECK(encoder->component_count == 2 && encoder->left_out == 0);
+    cps_embedder_weigh(embedder, NULL);
+    ENGINE_CHECK(encoder->component_count == 1 && encoder->left_out == 1);
+    ENGINE_MUST(cps_embedder_prepare(embedder));
+    for (int side = 0; side < 2; side++) {
+        ENGINE_MUST(side == CPS_SIDE_IMAGE ? encoder->images(encoder->context, planes, components)
+                                           : encoder->texts(encoder->context, texts, components));
+        for (int64_t i = 0; i < SET * 8; i++) {
+            ENGINE_CHECK(fabs((double)rows[i] - out[side][0][i]) < 1e-12);
+        }
+    }
+}
+
 /* What `embed` makes of the set: component c of a side as unit rows, [SET, 8] each. */
 static void embed_words(trial *t, double out[2][2][SET * 8]) {
     cps_embedder *embedder = NULL;
@@ -330,6 +355,7 @@ static void embed_words(trial *t, double out[2][2][SET * 8]) {
             }
         }
     }
+    check_first(embedder, planes, texts, out);
     cps_embedder_destroy(embedder);
     free(planes);
 }

@@ -12,7 +12,8 @@ enum { CPS_MAX_COMPONENTS = 4 };
 
 typedef struct cps_encoder {
     void *context;
-    int32_t component_count;            /* 1 .. CPS_MAX_COMPONENTS */
+    int32_t component_count; /* 1 .. CPS_MAX_COMPONENTS */
+    int32_t left_out; /* further ones of weight 0, which are not computed; `score` names them all */
     int64_t widths[CPS_MAX_COMPONENTS]; /* of the components, >= 1 */
     double
         score_weights[CPS_MAX_COMPONENTS]; /* finite; an evaluation's own `score` replaces them */

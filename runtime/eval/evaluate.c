@@ -138,16 +138,16 @@ cps_status cps_evaluation_out_of_memory(const cps_evaluation *run) {
 
 cps_status cps_evaluation_take_weights(cps_evaluation *run, const cps_numbers *score) {
     const cps_encoder *encoder = run->request->encoder;
+    const int32_t given = encoder->component_count + encoder->left_out;
     memcpy(run->weights, encoder->score_weights, sizeof run->weights);
     if (score->count == 0) {
         return CPS_OK;
     }
-    if (score->count != encoder->component_count) {
+    if (score->count != given) {
         return cps_fail(CPS_ERR_USAGE,
                         "%s: score has %lld weights, the objective's embed gives %d component%s: "
                         "give one weight for each, or leave score out",
-                        run->where, (long long)score->count, (int)encoder->component_count,
-                        encoder->component_count == 1 ? "" : "s");
+                        run->where, (long long)score->count, (int)given, given == 1 ? "" : "s");
     }
     memcpy(run->weights, score->values, (size_t)score->count * sizeof *run->weights);
     return CPS_OK;

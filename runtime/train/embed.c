@@ -33,6 +33,7 @@ struct cps_embedder {
     int32_t lone_outputs[2];      /* by side: bit index of a tower's output; -1: the objective's */
     int64_t grain;
     cps_side sides[2];
+    bool first; /* the first component alone is computed */
     cps_arena *arena;
     size_t bytes;       /* planned */
     cps_tape *prepared; /* of prepare_embed: lives until the next one, below the grains' tape */
@@ -49,6 +50,10 @@ struct cps_embedder {
 
 int32_t cps_serve_embed_side(const cps_embed *embed) {
     return embed->side;
+}
+
+bool cps_serve_embed_first(const cps_embed *embed) {
+    return embed->owner->first;
 }
 
 static cps_status embed_fail(const cps_embed *embed, const char *format, ...) CPS_PRINTF(2, 3);
@@ -126,7 +131,9 @@ cps_tensor *cps_serve_embed_kept(const cps_embed *embed, int32_t slot) {
 
 static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_real *planes,
                               const char *const *texts, cps_tape *tape, cps_tower_input *input) {
-    const cps_tower_config *config = cps_tower_get_config(embedder->sides[side].tower);
+    const cps_side *wanted = &embedder->sides[side];
+    const bool all = embedder->first ? wanted->first_all_positions : wanted->all_positions;
+    const cps_tower_config *config = cps_tower_get_config(wanted->tower);
     if (config->kind != CPS_TOWER_TEXT) {
         const int64_t shape[4] = {embedder->grain, 3, config->image_size, config->image_size};
         *input = (cps_tower_input){
@@ -143,7 +150,7 @@ static cps_status tower_input(cps_embedder *embedder, int32_t side, const cps_re
                                          &length, NULL));
         }
         embedder->ends[i] = (int32_t)(at + length - 1);
-        if (embedder->sides[side].all_positions) {
+        if (all) {
             memset(embedder->ids + at + length, 0, (size_t)(context - length) * sizeof(int32_t));
             length = context;
         }
@@ -168,7 +175,8 @@ static cps_status run_side(cps_embedder *embedder, int32_t side, const cps_real 
     cps_embed *embed = &embedder->embed;
     *embed = (cps_embed){.host = cps_host_table(), .owner = embedder, .side = side, .tape = tape};
     CPS_TRY(tower_input(embedder, side, planes, texts, tape, &input));
-    CPS_TRY(cps_tower_forward(wanted->tower, tape, &input, wanted->outputs, &out));
+    CPS_TRY(cps_tower_forward(wanted->tower, tape, &input,
+                              embedder->first ? wanted->first_outputs : wanted->outputs, &out));
     embed->rows = (cps_view_rows){
         .outputs = {out.pooled, out.projected, out.feature, out.tokens, out.tokens_projected},
         .offsets = out.offsets,
@@ -283,6 +291,34 @@ static void take_components(cps_embedder *embedder) {
     }
 }
 
+/* Whether both sides know how to give the first component alone. */
+static bool knows_first(const cps_embedder *embedder) {
+    const cps_side *sides = embedder->sides;
+    return embedder->lone_outputs[CPS_SIDE_IMAGE] < 0 && sides[CPS_SIDE_IMAGE].wanted &&
+           sides[CPS_SIDE_IMAGE].has_first &&
+           (!sides[CPS_SIDE_TEXT].wanted || sides[CPS_SIDE_TEXT].has_first);
+}
+
+static void choose_first(cps_embedder *embedder, bool first) {
+    cps_encoder *encoder = &embedder->encoder;
+    const int32_t all = encoder->component_count + encoder->left_out;
+    embedder->first = first;
+    encoder->component_count = first ? 1 : all;
+    encoder->left_out = all - encoder->component_count;
+}
+
+void cps_embedder_weigh(cps_embedder *embedder, const cps_numbers *score) {
+    const cps_encoder *encoder = &embedder->encoder;
+    const int32_t all = encoder->component_count + encoder->left_out;
+    const double *weights =
+        score != NULL && score->count == all ? score->values : encoder->score_weights;
+    bool first = all > 1 && knows_first(embedder);
+    for (int32_t c = 1; c < all; c++) {
+        first = first && weights[c] == 0.0;
+    }
+    choose_first(embedder, first);
+}
+
 /* Components of the texts are paired with those of the images; beside features of a tower, texts
  * that do not fit are left out. */
 static cps_status pair_components(cps_embedder *embedder) {
@@ -300,7 +336,8 @@ static cps_status pair_components(cps_embedder *embedder) {
     return CPS_OK;
 }
 
-/* Both sides run on tapes that count; memory is the larger of the two. */
+/* Both sides run on tapes that count; memory is the larger of the two. In the shorter way
+ * components are known by then. */
 static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_arena *arena = NULL;
     cps_tape *tape = NULL, *prepared = NULL;
@@ -316,7 +353,7 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
             continue;
         }
         status = run_side(embedder, side, NULL, NULL, tape);
-        if (status == CPS_OK && side == first) {
+        if (status == CPS_OK && side == first && !embedder->first) {
             take_components(embedder);
         } else if (status == CPS_OK) {
             status = pair_components(embedder);
@@ -328,6 +365,19 @@ static cps_status plan_sides(cps_embedder *embedder, size_t *bytes_out) {
     cps_tape_destroy(prepared);
     cps_arena_destroy(arena);
     return status;
+}
+
+/* With all components, and the shorter way. */
+static cps_status plan_both_ways(cps_embedder *embedder, size_t *bytes_out) {
+    size_t all = 0, first = 0;
+    CPS_TRY(plan_sides(embedder, &all));
+    if (embedder->encoder.component_count > 1 && knows_first(embedder)) {
+        choose_first(embedder, true);
+        CPS_TRY(plan_sides(embedder, &first));
+        choose_first(embedder, false);
+    }
+    *bytes_out = first > all ? first : all;
+    return CPS_OK;
 }
 
 /* What the objective says about its sides, or one output of a tower on the image side. */
@@ -377,7 +427,7 @@ static cps_status fill(cps_embedder *embedder) {
     }
     size_t bytes = 0;
     cps_params_pause(cps_model_params(embedder->model), true); /* nothing records: plan it so */
-    const cps_status planned = plan_sides(embedder, &bytes);
+    const cps_status planned = plan_both_ways(embedder, &bytes);
     cps_params_pause(cps_model_params(embedder->model), false);
     CPS_TRY(planned);
     const cps_side *sides = embedder->sides;

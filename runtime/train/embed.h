@@ -20,6 +20,10 @@ cps_status cps_embedder_create_of_images(cps_model *model, const char *tower, co
                                          int64_t grain, cps_embedder **embedder_out) CPS_MUST_CHECK;
 cps_status cps_embedder_create_of_texts(cps_model *model, const cps_tokenizer *tokenizer,
                                         cps_embedder **embedder_out) CPS_MUST_CHECK;
+/* What the evaluations to come weigh: `score`, or where that is empty (or of another length, which
+ * they will refuse) the weights of `embed`. Components of weight 0 behind the first are left out
+ * where the objective knows a shorter way (cps_setup_embed_first). Before cps_embedder_prepare. */
+void cps_embedder_weigh(cps_embedder *embedder, const cps_numbers *score);
 void cps_embedder_destroy(cps_embedder *embedder); /* NULL-safe */
 /* Runs prepare_embed with the parameters as they are now; before each evaluation. */
 cps_status cps_embedder_prepare(cps_embedder *embedder) CPS_MUST_CHECK;

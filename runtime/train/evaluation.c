@@ -109,12 +109,22 @@ static cps_status score(cps_loop *loop, const cps_run_evaluation *evaluation,
     return status;
 }
 
+/* Weights of components that the job gives; NULL: the kind has none. */
+static const cps_numbers *score_of(const cps_evaluation_options *options) {
+    return options->kind == CPS_EVAL_ZERO_SHOT   ? &options->zero_shot.score
+           : options->kind == CPS_EVAL_RETRIEVAL ? &options->retrieval.score
+                                                 : NULL;
+}
+
 /* Collective. */
 static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *evaluation,
                                   cps_json **metrics_out) {
     cps_embedder *embedder = NULL;
     cps_status status = open_embedder(loop, evaluation->options, &embedder);
-    status = status != CPS_OK ? status : cps_embedder_prepare(embedder);
+    if (status == CPS_OK) {
+        cps_embedder_weigh(embedder, score_of(evaluation->options));
+        status = cps_embedder_prepare(embedder);
+    }
     status = cps_agree(loop->run->comm, "evaluation", status);
     status = status != CPS_OK
                  ? status

@@ -539,6 +539,19 @@ void cps_serve_setup_embed(cps_setup *setup, int32_t side, const char *tower, ui
         .wanted = true, .tower = found, .outputs = outputs, .all_positions = all_positions};
 }
 
+void cps_serve_setup_embed_first(cps_setup *setup, int32_t side, uint32_t outputs,
+                                 bool all_positions) {
+    cps_side *sides = setup->plan->instances[setup->owner].sides;
+    if (side != CPS_SIDE_IMAGE && side != CPS_SIDE_TEXT) {
+        cps_setup_fail(setup, CPS_ERR_INTERNAL, "cps_setup_embed_first of side %d, which is none",
+                       (int)side);
+        return;
+    }
+    sides[side].has_first = true;
+    sides[side].first_outputs = outputs;
+    sides[side].first_all_positions = all_positions;
+}
+
 int64_t cps_serve_setup_tower_size(const cps_setup *setup, const char *tower, const char *key) {
     const cps_tower *found = cps_model_tower(setup->plan->model, tower);
     if (found == NULL) {

@@ -143,6 +143,9 @@ typedef struct cps_side {
     cps_tower *tower;
     uint32_t outputs;
     bool all_positions;
+    bool has_first; /* the rest: enough for the first component */
+    uint32_t first_outputs;
+    bool first_all_positions;
 } cps_side;
 
 typedef struct cps_instance {
