@@ -17,9 +17,9 @@ VERSION := 0.1.0
 # ---- what is needed -----------------------------------------------------------------------------------------------------
 # Debian 12; pkg-config itself may be missing when this file is read, so `demo` and `test` run `deps` first and make again.
 PACKAGES := gcc libc6-dev pkg-config openmpi-bin libopenmpi-dev libhdf5-openmpi-dev libopenblas-pthread-dev libjpeg-dev \
-            libpng-dev liblua5.4-dev lua5.4 libxxhash-dev libcjson-dev libpcre2-dev libutf8proc-dev zlib1g-dev libcmocka-dev \
+            libpng-dev liblua5.4-dev lua5.4 libxxhash-dev libcjson-dev libutf8proc-dev zlib1g-dev libcmocka-dev \
             libdnnl-dev
-PKGS := hdf5-openmpi ompi-c libjpeg libpng lua5.4 libxxhash libcjson libpcre2-8 libutf8proc zlib
+PKGS := hdf5-openmpi ompi-c libjpeg libpng lua5.4 libxxhash libcjson libutf8proc zlib
 pkg_config = $(shell command -v pkg-config >/dev/null 2>&1 && pkg-config $(1) $(PKGS) 2>/dev/null)
 pkg_missing := $(shell pkg-config --exists $(PKGS) 2>/dev/null || echo yes)
 pkg_cflags := $(call pkg_config,--cflags)

@@ -30,7 +30,7 @@ local owners = {
   ["dnnl.h"] = { "^runtime/tensor/gemm_onednn" },
   ["xxhash.h"] = { "^runtime/base/hash%.c$" },
   ["cJSON.h"] = { "^runtime/base/json%.c$" }, ["cjson/cJSON.h"] = { "^runtime/base/json%.c$" },
-  ["pcre2.h"] = { "^runtime/base/text" }, ["utf8proc.h"] = { "^runtime/base/text" },
+  ["utf8proc.h"] = { "^runtime/base/text" },
   ["zlib.h"] = { "^runtime/data/tokeniz" },
   -- oneDNN is opened only when a job asks for bf16: 40 MB that other runs need not load, or even have.
   ["dlfcn.h"] = { "^runtime/plugin/loader", "^runtime/tensor/gemm_onednn" },

@@ -3,9 +3,7 @@
  * str.lower and str.upper do the same. */
 #include "base/text.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fnmatch.h>
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -342,55 +340,6 @@ char *cps_utf8_capitalize(const char *text) {
 }
 
 /* ---- patterns -------------------------------------------------------------------------------- */
-
-struct cps_regex {
-    pcre2_code *code;
-};
-
-cps_status cps_regex_create(const char *pattern, cps_regex **regex_out) {
-    int error;
-    PCRE2_SIZE at;
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                                     PCRE2_UTF | PCRE2_UCP, &error, &at, NULL);
-    if (code == NULL) {
-        PCRE2_UCHAR reason[256];
-        pcre2_get_error_message(error, reason, sizeof reason);
-        return cps_fail(CPS_ERR_USAGE, "the pattern '%s' is wrong at character %zu: %s", pattern,
-                        (size_t)at + 1, (const char *)reason);
-    }
-    cps_regex *regex = malloc(sizeof *regex);
-    if (regex == NULL) {
-        pcre2_code_free(code);
-        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for the pattern '%s'", pattern);
-    }
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where it cannot, the interpreter does */
-    regex->code = code;
-    *regex_out = regex;
-    return CPS_OK;
-}
-
-void cps_regex_destroy(cps_regex *regex) {
-    if (regex != NULL) {
-        pcre2_code_free(regex->code);
-        free(regex);
-    }
-}
-
-bool cps_regex_find(const cps_regex *regex, const char *text, size_t length, size_t from,
-                    size_t *start, size_t *end) {
-    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-    CPS_BUG_IF(match == NULL);
-    const int found = from <= length
-                          ? pcre2_match(regex->code, (PCRE2_SPTR)text, length, from, 0, match, NULL)
-                          : -1;
-    if (found >= 0) {
-        const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(match);
-        *start = ends[0];
-        *end = ends[1];
-    }
-    pcre2_match_data_free(match);
-    return found >= 0;
-}
 
 bool cps_glob_match(const char *pattern, const char *text) {
     return fnmatch(pattern, text, 0) == 0;

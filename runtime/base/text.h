@@ -1,5 +1,4 @@
-/* UTF-8 and regular expressions: the only user of utf8proc and PCRE2. Results are malloc'ed unless
- * an arena is named. */
+/* UTF-8: the only user of utf8proc. Results are malloc'ed unless an arena is named. */
 #ifndef CPS_BASE_TEXT_H
 #define CPS_BASE_TEXT_H
 
@@ -23,14 +22,6 @@ bool cps_utf8_is_digit(int32_t code_point);  /* \d: \p{Nd} */
 bool cps_utf8_is_space(int32_t code_point);  /* as Python's str.isspace */
 bool cps_utf8_is_word(
     int32_t code_point); /* \w of a Unicode regular expression: letter, number, underscore */
-
-/* A compiled PCRE2 pattern (UTF, UCP); NULL-safe destroy. Safe on any thread once compiled. */
-typedef struct cps_regex cps_regex;
-cps_status cps_regex_create(const char *pattern, cps_regex **regex_out) CPS_MUST_CHECK;
-void cps_regex_destroy(cps_regex *regex);
-/* First match at or after `from`: true and [*start, *end). */
-bool cps_regex_find(const cps_regex *regex, const char *text, size_t length, size_t from,
-                    size_t *start, size_t *end);
 
 /* Shell glob (fnmatch without path rules): '*', '?', '[...]'. */
 bool cps_glob_match(const char *pattern, const char *text);

@@ -130,31 +130,6 @@ static void classes(void **state) {
                  cps_utf8_is_space(0x1b));
 }
 
-static void patterns(void **state) {
-    (void)state;
-    cps_regex *regex = NULL;
-    assert_int_equal(cps_regex_create("\\p{L}+|\\p{N}|[^\\s\\p{L}\\p{N}]+", &regex), CPS_OK);
-    const char *text = "caf\u00e9 42!!";
-    const size_t length = strlen(text);
-    const size_t wanted[][2] = {{0, 5}, {6, 7}, {7, 8}, {8, 10}};
-    size_t from = 0, start = 0, end = 0;
-    for (size_t i = 0; i < 4; i++) {
-        assert_true(cps_regex_find(regex, text, length, from, &start, &end));
-        assert_int_equal(start, wanted[i][0]);
-        assert_int_equal(end, wanted[i][1]);
-        from = end;
-    }
-    assert_false(cps_regex_find(regex, text, length, from, &start, &end));
-    assert_false(cps_regex_find(regex, text, length, length + 1, &start, &end));
-    assert_int_equal(end, wanted[3][1]); /* untouched without a match */
-    cps_regex_destroy(regex);
-    cps_regex_destroy(NULL);
-    regex = NULL;
-    assert_int_equal(cps_regex_create("a(b", &regex), CPS_ERR_USAGE);
-    assert_null(regex);
-    assert_non_null(strstr(cps_fail_message(), "the pattern 'a(b' is wrong at character 4"));
-}
-
 static void globs(void **state) {
     (void)state;
     assert_true(cps_glob_match("visual.*", "visual.transformer.resblocks.0.attn.in_proj_weight"));
@@ -194,7 +169,6 @@ int main(void) {
         cmocka_unit_test(upper_case),
         cmocka_unit_test(long_texts_map_in_full),
         cmocka_unit_test(classes),
-        cmocka_unit_test(patterns),
         cmocka_unit_test(globs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
