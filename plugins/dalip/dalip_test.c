@@ -32,6 +32,22 @@ static void test_differences(void) {
     }
 }
 
+/* Where only some of it learns the rest gets no gradient, and what learns gets the same. */
+static void test_parts_learn(void) {
+    static const char *const stages[] = {
+        ", \"train\":[\"visual.vbdc.conv_dr_block.0.weight\",\"tbdc.conv_dr_block.1.*\"]",
+        ", \"train\":[\"fc1.weight\",\"visual.fc2.weight\"]",
+        ", \"train\":[\"visual.fc?.weight\",\"visual.vbdc.*\",\"fc?.weight\",\"tbdc.*\"]"};
+    for (size_t j = 0; j < sizeof stages / sizeof stages[0]; j++) {
+        const engine_job job = {.objectives = DALIP(""),
+                                .optimizer = SGD,
+                                .stage = stages[j],
+                                .steps = 1,
+                                .difference = 1e-6};
+        ENGINE_CHECK(engine_gradient_holds(&job));
+    }
+}
+
 /* The loss and gradient of step 0, and where parameters lie. */
 typedef struct measured {
     trial t;
@@ -498,6 +514,7 @@ static void test_refusals(void) {
 
 int main(int argc, char **argv) {
     static const engine_test tests[] = {{"differences", test_differences},
+                                        {"parts learn", test_parts_learn},
                                         {"composition", test_composition},
                                         {"first is clip", test_first_is_clip},
                                         {"published", test_published},

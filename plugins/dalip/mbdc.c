@@ -26,13 +26,15 @@ static void put(cps_tape *tape, cps_tensor *to, int64_t count, const cps_real *f
 static void put_reduce(const dalip_work *w, cps_tensor *reduce) {
     const dalip_mbdc *s = &w->saved->shape;
     const int64_t count = s->reduced * s->channels;
-    for (int64_t b = 1; b < s->samples; b++) {
+    for (int64_t b = 1; b < s->samples && w->d_reduce != NULL; b++) {
         DALIP_EACH
         for (int64_t i = 0; i < count; i++) {
             w->d_reduce[i] += w->d_reduce[b * count + i];
         }
     }
-    put(w->tape, reduce, count, w->d_reduce);
+    if (w->d_reduce != NULL) {
+        put(w->tape, reduce, count, w->d_reduce);
+    }
 }
 
 /* Gain (which = 0) or bias: over samples and heads in order. `sums`: [r]. */
@@ -102,8 +104,8 @@ static cps_status mbdc_backward(cps_tape *tape, const cps_node *node) {
     w.d_u = w.scratch + s->samples * dalip_scratch(s);
     w.d_cosine = w.d_u + lines * s->reduced;
     w.d_norm = w.d_cosine + lines;
-    w.d_reduce = w.d_norm + s->samples * 2 * row;
-    w.norm_mean = w.d_reduce + s->samples * s->reduced * s->channels;
+    w.norm_mean = w.d_norm + s->samples * 2 * row;
+    w.d_reduce = reduce->needs_grad ? w.norm_mean + 2 * row : NULL;
     w.d_y = cps_grad_target(tape, node->inputs[0], &w.fresh);
     dalip_backward(&w);
     put_reduce(&w, reduce);
