@@ -170,6 +170,13 @@ const cps_option cps_few_shot_rows[] = {
      .default_text = "stateless",
      .choices = variant_choices,
      .offset = offsetof(named_few_shot, options.variant)},
+    {.name = "averaging",
+     .kind = CPS_OPT_CHOICE,
+     .help = "centroids are means of unit rows, as published, or unit rows of means, as the paper "
+             "words it",
+     .default_text = "normalise_first",
+     .choices = averaging_choices,
+     .offset = offsetof(named_few_shot, options.averaging)},
     {.name = "short_classes",
      .kind = CPS_OPT_CHOICE,
      .help = "classes with too few images end the run, are kept with what they have, or stay out",

@@ -58,6 +58,7 @@ typedef struct cps_few_shot_options {
     int64_t folds;         /* draws of the support */
     int64_t seed;          /* of fold 0; fold f has seed + f */
     int32_t variant;       /* cps_shot_variant */
+    int32_t averaging;     /* cps_averaging, of a class's support */
     int32_t short_classes; /* cps_short_classes */
     int32_t taxonomy;      /* cps_taxonomy_use */
 } cps_few_shot_options;

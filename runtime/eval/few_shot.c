@@ -157,9 +157,10 @@ typedef struct shots {
     const cps_features *images;
     const cps_episode *episode;
     const double *weights;
+    cps_averaging averaging;
     int64_t first, last;    /* this rank's queries */
     double *mean;           /* [width] of all support rows */
-    double *row;            /* [width] one row, centred and of unit length */
+    double *row;            /* [width] one row at work */
     cps_features centroids; /* [class_count] */
     cps_features queries;   /* [last - first] */
     double *centroid_squares, *query_squares;
@@ -201,22 +202,26 @@ static void shots_free(shots *s) {
     free(s->least);
 }
 
-/* The features of a row minus the mean, each component of unit length, into s->row. */
-static void centre(const shots *s, int64_t row) {
-    const cps_real *values = s->images->values + row * s->images->width;
-    int64_t at = 0;
-    for (int32_t c = 0; c < s->images->component_count; c++) {
-        const int64_t end = at + s->images->widths[c];
+/* Each component of s->row to unit length; what is zero stays zero. */
+static void normalise(const shots *s) {
+    double *row = s->row;
+    for (int32_t c = 0; c < s->images->component_count; row += s->images->widths[c], c++) {
         double squares = 0.0;
-        for (int64_t i = at; i < end; i++) {
-            s->row[i] = (double)values[i] - s->mean[i];
-            squares += s->row[i] * s->row[i];
+        for (int64_t i = 0; i < s->images->widths[c]; i++) {
+            squares += row[i] * row[i];
         }
         const double norm = sqrt(squares);
-        for (int64_t i = at; i < end && norm > 0.0; i++) {
-            s->row[i] /= norm;
+        for (int64_t i = 0; i < s->images->widths[c] && norm > 0.0; i++) {
+            row[i] /= norm;
         }
-        at = end;
+    }
+}
+
+/* The features of a row minus the mean into s->row. */
+static void centre(const shots *s, int64_t row) {
+    const cps_real *values = s->images->values + row * s->images->width;
+    for (int64_t i = 0; i < s->images->width; i++) {
+        s->row[i] = (double)values[i] - s->mean[i];
     }
 }
 
@@ -243,34 +248,50 @@ static double weighted_squares(const shots *s, const cps_real *values) {
     return sum;
 }
 
+/* The centroid of a class's support into s->row. `sum`: [width] scratch. */
+static void find_centroid(shots *s, int64_t first, int64_t last, double *sum) {
+    const bool average_first = s->averaging == CPS_AVERAGE_FIRST;
+    memset(sum, 0, (size_t)s->images->width * sizeof *sum);
+    for (int64_t n = first; n < last; n++) {
+        centre(s, s->episode->support[n]);
+        if (!average_first) {
+            normalise(s);
+        }
+        for (int64_t i = 0; i < s->images->width; i++) {
+            sum[i] += s->row[i];
+        }
+    }
+    for (int64_t i = 0; i < s->images->width; i++) {
+        s->row[i] = sum[i] / (double)(last - first);
+    }
+    if (average_first) {
+        normalise(s);
+    }
+}
+
+/* s->row as it is stored. */
+static void store(const shots *s, cps_real *values) {
+    for (int64_t i = 0; i < s->images->width; i++) {
+        values[i] = (cps_real)s->row[i];
+    }
+}
+
 /* `sum`: [width] scratch. */
 static void find_centroids(shots *s, double *sum) {
-    const int64_t width = s->images->width;
     for (int64_t c = 0; c < s->episode->class_count; c++) {
-        const int64_t first = s->episode->support_first[c], last = s->episode->support_first[c + 1];
-        cps_real *centroid = s->centroids.values + c * width;
-        memset(sum, 0, (size_t)width * sizeof *sum);
-        for (int64_t n = first; n < last; n++) {
-            centre(s, s->episode->support[n]);
-            for (int64_t i = 0; i < width; i++) {
-                sum[i] += s->row[i];
-            }
-        }
-        for (int64_t i = 0; i < width; i++) {
-            centroid[i] = (cps_real)(sum[i] / (double)(last - first));
-        }
+        cps_real *centroid = s->centroids.values + c * s->images->width;
+        find_centroid(s, s->episode->support_first[c], s->episode->support_first[c + 1], sum);
+        store(s, centroid);
         s->centroid_squares[c] = weighted_squares(s, centroid);
     }
 }
 
 static void centre_queries(shots *s) {
-    const int64_t width = s->images->width;
     for (int64_t q = 0; q < s->last - s->first; q++) {
-        cps_real *query = s->queries.values + q * width;
+        cps_real *query = s->queries.values + q * s->images->width;
         centre(s, s->episode->query[s->first + q]);
-        for (int64_t i = 0; i < width; i++) {
-            query[i] = (cps_real)s->row[i];
-        }
+        normalise(s);
+        store(s, query);
         s->query_squares[q] = weighted_squares(s, query);
     }
 }
@@ -317,11 +338,13 @@ static cps_status find_nearest(shots *s) {
 }
 
 cps_status cps_simple_shot(cps_comm *comm, const cps_features *images, const cps_episode *episode,
-                           const double *weights, int32_t *predicted_out, double *distance_out) {
+                           const double *weights, cps_averaging averaging, int32_t *predicted_out,
+                           double *distance_out) {
     static const char place[] = "few-shot";
     shots s = {.images = images,
                .episode = episode,
                .weights = weights,
+               .averaging = averaging,
                .predicted = predicted_out,
                .distance = distance_out};
     if (episode->query_count == 0) {
@@ -443,7 +466,8 @@ static cps_status run_folds(cps_comm *comm, const cps_features *images, const in
         }
         status = cps_agree(comm, "few-shot", status);
         if (status == CPS_OK) {
-            status = cps_simple_shot(comm, images, &episode, weights, predicted, NULL);
+            status = cps_simple_shot(comm, images, &episode, weights,
+                                     (cps_averaging)options->averaging, predicted, NULL);
         }
         if (status == CPS_OK) {
             take_fold(&episode, labels, predicted, fold, images->rows, shot);
@@ -464,6 +488,7 @@ static cps_status result_begin(const cps_few_shot_options *options, int64_t rows
         .folds = options->folds,
         .rows = rows,
         .variant = cps_shot_variant_name((cps_shot_variant)options->variant),
+        .averaging = cps_averaging_name((cps_averaging)options->averaging),
         .short_classes = cps_short_classes_name((cps_short_classes)options->short_classes)};
     result->seeds = allocate(options->folds, 1, sizeof *result->seeds);
     result->shots = allocate(options->shots.count, 1, sizeof *result->shots);

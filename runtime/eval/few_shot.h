@@ -46,12 +46,13 @@ cps_status cps_episode_deal(const cps_shot_deck *deck, int64_t k, cps_short_clas
 void cps_episode_free(cps_episode *episode); /* safe on a zeroed one */
 
 /* Collective. The nearest centroid of every query. Each component: minus the mean of all support
- * rows, unit length (what is zero stays zero), centroids are means of such rows and not normalised
- * again. Distance: root of the sum over components of weight x squared distance; of equal ones the
+ * rows, unit length (what is zero stays zero). Centroids are means of such rows and not normalised
+ * again (CPS_NORMALISE_FIRST), or the means of the class's rows, minus the mean of all, of unit
+ * length. Distance: root of the sum over components of weight x squared distance; of equal ones the
  * first column. predicted_out[query_count]: columns; distance_out [query_count, class_count], or
  * NULL. An episode without queries is none: nothing happens. */
 cps_status cps_simple_shot(cps_comm *comm, const cps_features *images, const cps_episode *episode,
-                           const double *weights, int32_t *predicted_out,
+                           const double *weights, cps_averaging averaging, int32_t *predicted_out,
                            double *distance_out) CPS_MUST_CHECK;
 /* What came out with k images of each class. */
 typedef struct cps_shot_result {
@@ -64,8 +65,8 @@ typedef struct cps_shot_result {
 } cps_shot_result;
 typedef struct cps_few_shot_result {
     int64_t shot_count, folds, rows;
-    const char *variant, *short_classes; /* static */
-    uint64_t *seeds;                     /* [folds] */
+    const char *variant, *averaging, *short_classes; /* static */
+    uint64_t *seeds;                                 /* [folds] */
     cps_shot_result *shots;
 } cps_few_shot_result;
 

@@ -91,6 +91,7 @@ static cps_status write_shot(cps_h5 *file, const cps_few_shot_result *result,
 
 static cps_status write_few_shot(cps_h5 *file, const cps_few_shot_result *result) {
     CPS_TRY(cps_h5_write_text(file, "/", "variant", result->variant));
+    CPS_TRY(cps_h5_write_text(file, "/", "averaging", result->averaging));
     CPS_TRY(cps_h5_write_text(file, "/", "short_classes", result->short_classes));
     CPS_TRY(cps_h5_write(file, "fold_seed", CPS_H5_U64, 1, &result->folds, result->seeds));
     for (int64_t i = 0; i < result->shot_count; i++) {

@@ -147,7 +147,9 @@ static void by_hand(void **state) {
     cps_features features = features_of(values, 6, 2);
     int32_t predicted[4];
     double distance[8];
-    assert_int_equal(cps_simple_shot(comm, &features, &episode, &one, predicted, distance), CPS_OK);
+    assert_int_equal(
+        cps_simple_shot(comm, &features, &episode, &one, CPS_NORMALISE_FIRST, predicted, distance),
+        CPS_OK);
     /* Centred queries: (1, 0); 0, the mean itself, as far from both: ties go to the first; (0, 1);
      * (1, 1) / r, which rounding decides. */
     static const int32_t want[] = {0, 0, 1};
@@ -177,13 +179,12 @@ static void one_class(void **state) {
     free(features.values);
 }
 
-/* Row `row` minus the mean of the support, each component of unit length. */
-static void plain_row(const cps_features *features, const double *mean, int64_t row, double *out) {
+/* Each component of unit length. */
+static void plain_unit(const cps_features *features, double *out) {
     int64_t at = 0;
     for (int32_t c = 0; c < features->component_count; c++) {
         double squares = 0.0;
         for (int64_t i = at; i < at + features->widths[c]; i++) {
-            out[i] = (double)features->values[row * features->width + i] - mean[i];
             squares += out[i] * out[i];
         }
         for (int64_t i = at; i < at + features->widths[c]; i++) {
@@ -193,9 +194,15 @@ static void plain_row(const cps_features *features, const double *mean, int64_t 
     }
 }
 
+/* Row `row` minus the mean of the support. */
+static void plain_row(const cps_features *features, const double *mean, int64_t row, double *out) {
+    for (int64_t i = 0; i < features->width; i++) {
+        out[i] = (double)features->values[row * features->width + i] - mean[i];
+    }
+}
+
 /* Many queries and classes, so that tiles are cut both ways; two components of unequal weight. */
-static void against_plain_loops(void **state) {
-    (void)state;
+static void compare_with_plain_loops(cps_averaging averaging) {
     enum { ROWS = 1700, CLASSES = 40, K = 3, WIDTH = 9 };
     static const double weights[] = {1.0, 0.25};
     static const double three = K;
@@ -215,7 +222,8 @@ static void against_plain_loops(void **state) {
     features.component_count = 2;
     features.widths[0] = 5;
     features.widths[1] = 4;
-    const cps_few_shot_options options = {.shots = {.count = 1, .values = &three}, .folds = 2};
+    const cps_few_shot_options options = {
+        .shots = {.count = 1, .values = &three}, .folds = 2, .averaging = averaging};
     cps_few_shot_result result = {0};
     assert_int_equal(
         cps_few_shot(comm, &features, labels, CLASSES, names, &options, weights, &result), CPS_OK);
@@ -234,9 +242,15 @@ static void against_plain_loops(void **state) {
         for (int64_t n = 0; n < CLASSES * K; n++) {
             double row[WIDTH];
             plain_row(&features, mean, support[n], row);
+            if (averaging == CPS_NORMALISE_FIRST) {
+                plain_unit(&features, row);
+            }
             for (int64_t i = 0; i < WIDTH; i++) {
                 centroids[n / K][i] += row[i] / K;
             }
+        }
+        for (int64_t c = 0; c < CLASSES && averaging == CPS_AVERAGE_FIRST; c++) {
+            plain_unit(&features, centroids[c]);
         }
         int64_t queries = 0;
         for (int64_t r = 0; r < ROWS; r++) {
@@ -246,6 +260,7 @@ static void against_plain_loops(void **state) {
             }
             double row[WIDTH], least = (double)INFINITY, chosen = 0.0;
             plain_row(&features, mean, r, row);
+            plain_unit(&features, row);
             for (int64_t c = 0; c < CLASSES; c++) {
                 double squared = 0.0;
                 for (int64_t i = 0; i < WIDTH; i++) {
@@ -270,6 +285,16 @@ static void against_plain_loops(void **state) {
     free(values);
 }
 
+static void against_plain_loops(void **state) {
+    (void)state;
+    compare_with_plain_loops(CPS_NORMALISE_FIRST);
+}
+
+static void centroids_of_unit_length(void **state) {
+    (void)state;
+    compare_with_plain_loops(CPS_AVERAGE_FIRST);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deck_in_order_of_appearance),
@@ -278,6 +303,7 @@ int main(void) {
         cmocka_unit_test(by_hand),
         cmocka_unit_test(one_class),
         cmocka_unit_test(against_plain_loops),
+        cmocka_unit_test(centroids_of_unit_length),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

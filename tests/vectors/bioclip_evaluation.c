@@ -138,8 +138,8 @@ static void check_episode(const few_shot_case *all, int64_t shot, int64_t fold,
     int32_t *predicted = room(queries, sizeof *predicted);
     int64_t *said = room(queries, sizeof *said);
     double *distance = room(queries * classes, sizeof *distance);
-    vectors_need(
-        cps_simple_shot(vectors_comm(), &all->features, episode, &one, predicted, distance));
+    vectors_need(cps_simple_shot(vectors_comm(), &all->features, episode, &one, CPS_NORMALISE_FIRST,
+                                 predicted, distance));
     for (int64_t q = 0; q < queries; q++) {
         said[q] = result->predicted[fold * all->features.rows + episode->query[q]];
         if (said[q] != episode->labels[predicted[q]]) {
