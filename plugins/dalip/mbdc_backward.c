@@ -14,7 +14,7 @@ static void unactivate_batch(int64_t r, const cps_real *restrict u, const cps_re
                              const cps_real *restrict mask, cps_real whole, cps_real *restrict d,
                              cps_real *restrict d_gain, cps_real *restrict d_bias) {
     for (int64_t i = 0; i < r; i++) {
-        const cps_real through = z[i] > 0 ? d[i] * (mask[i] * whole) : 0;
+        const cps_real masked = d[i] * (mask[i] * whole), through = z[i] > 0 ? masked : 0;
         d[i] = through;
         d_gain[i] += through * ((u[i] - mean[i]) * rstd[i]);
         d_bias[i] += through;
@@ -25,7 +25,7 @@ static void unactivate_layer(int64_t r, const cps_real *restrict u, const cps_re
                              cps_real whole, cps_real *restrict d, cps_real *restrict d_gain,
                              cps_real *restrict d_bias) {
     for (int64_t i = 0; i < r; i++) {
-        const cps_real through = z[i] > 0 ? d[i] * (mask[i] * whole) : 0;
+        const cps_real masked = d[i] * (mask[i] * whole), through = z[i] > 0 ? masked : 0;
         d[i] = through;
         d_gain[i] += through * ((u[i] - mean) * rstd);
         d_bias[i] += through;
