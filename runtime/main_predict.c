@@ -580,6 +580,14 @@ static cps_status prepare(predict *p) {
                      cps_main_classes_read(p->app, &p->record, &p->classes));
 }
 
+/* A file is opened before anything large is read, so that a wrong path is known at once; a stream
+ * gets its first line when there will be others. */
+static cps_status open_output(predict *p, bool before_model) {
+    return p->root && has(p, "output") == before_model
+               ? open_rows(p, p->table.columns, p->table.column_count, &p->rows)
+               : CPS_OK;
+}
+
 static cps_status run(predict *p) {
     CPS_TRY(prepare(p));
     if (has(p, "list-taxa")) {
@@ -591,10 +599,9 @@ static cps_status run(predict *p) {
     }
     CPS_TRY(cps_agree(p->app->comm, "report", make_plan(p)));
     CPS_TRY(cps_main_pictures(p->app, 1, &p->pictures));
-    CPS_TRY(cps_agree(p->app->comm, "output",
-                      p->root ? open_rows(p, p->table.columns, p->table.column_count, &p->rows)
-                              : CPS_OK));
+    CPS_TRY(cps_agree(p->app->comm, "output", open_output(p, true)));
     CPS_TRY(open_model(p));
+    CPS_TRY(cps_agree(p->app->comm, "output", open_output(p, false)));
     return run_pass(p);
 }
 

@@ -268,11 +268,11 @@ ends_by() { # ends_by SIGNAL ARGUMENT...
     "$COPSE" predict "$model" --list long.txt --labels labels.txt --templates plain --threads 1 -o long.csv "$@" >said 2>&1 &
     process=$!
     tries=0
-    until ls long.csv.tmp.* >/dev/null 2>&1 || [ $tries -eq 300 ]; do
+    until { ls long.csv.tmp.* && grep "^scale: " said; } >/dev/null 2>&1 || [ $tries -eq 600 ]; do
         sleep 0.1
         tries=$((tries + 1))
     done
-    sleep 1
+    sleep 0.5
     kill -s "$signal" $process
     wait $process
     ended=$?
