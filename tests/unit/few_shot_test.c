@@ -201,9 +201,29 @@ static void plain_row(const cps_features *features, const double *mean, int64_t 
     }
 }
 
+enum { ROWS = 1700, CLASSES = 40, K = 3, WIDTH = 9 };
+
+static void plain_centroids(const cps_features *features, cps_averaging averaging,
+                            const int64_t *support, const double *mean,
+                            double centroids[CLASSES][WIDTH]) {
+    memset(centroids, 0, CLASSES * sizeof *centroids);
+    for (int64_t n = 0; n < CLASSES * K; n++) {
+        double row[WIDTH];
+        plain_row(features, mean, support[n], row);
+        if (averaging == CPS_NORMALISE_FIRST) {
+            plain_unit(features, row);
+        }
+        for (int64_t i = 0; i < WIDTH; i++) {
+            centroids[n / K][i] += row[i] / K;
+        }
+    }
+    for (int64_t c = 0; c < CLASSES && averaging == CPS_AVERAGE_FIRST; c++) {
+        plain_unit(features, centroids[c]);
+    }
+}
+
 /* Many queries and classes, so that tiles are cut both ways; two components of unequal weight. */
 static void compare_with_plain_loops(cps_averaging averaging) {
-    enum { ROWS = 1700, CLASSES = 40, K = 3, WIDTH = 9 };
     static const double weights[] = {1.0, 0.25};
     static const double three = K;
     static int32_t labels[ROWS];
@@ -223,7 +243,7 @@ static void compare_with_plain_loops(cps_averaging averaging) {
     features.widths[0] = 5;
     features.widths[1] = 4;
     const cps_few_shot_options options = {
-        .shots = {.count = 1, .values = &three}, .folds = 2, .averaging = averaging};
+        .shots = {.count = 1, .values = &three}, .folds = 2, .averaging = (int32_t)averaging};
     cps_few_shot_result result = {0};
     assert_int_equal(
         cps_few_shot(comm, &features, labels, CLASSES, names, &options, weights, &result), CPS_OK);
@@ -231,7 +251,7 @@ static void compare_with_plain_loops(cps_averaging averaging) {
     int64_t right[2] = {0};
     for (int64_t fold = 0; fold < 2; fold++) {
         const int64_t *support = shot->support + fold * CLASSES * K;
-        double mean[WIDTH] = {0}, centroids[CLASSES][WIDTH] = {{0}};
+        double mean[WIDTH] = {0}, centroids[CLASSES][WIDTH];
         for (int64_t n = 0; n < CLASSES * K; n++) {
             assert_int_equal(labels[support[n]], shot->classes[n / K]);
             assert_int_equal(shot->predicted[fold * ROWS + support[n]], -1);
@@ -239,19 +259,7 @@ static void compare_with_plain_loops(cps_averaging averaging) {
                 mean[i] += (double)features.values[support[n] * WIDTH + i] / (CLASSES * K);
             }
         }
-        for (int64_t n = 0; n < CLASSES * K; n++) {
-            double row[WIDTH];
-            plain_row(&features, mean, support[n], row);
-            if (averaging == CPS_NORMALISE_FIRST) {
-                plain_unit(&features, row);
-            }
-            for (int64_t i = 0; i < WIDTH; i++) {
-                centroids[n / K][i] += row[i] / K;
-            }
-        }
-        for (int64_t c = 0; c < CLASSES && averaging == CPS_AVERAGE_FIRST; c++) {
-            plain_unit(&features, centroids[c]);
-        }
+        plain_centroids(&features, averaging, support, mean, centroids);
         int64_t queries = 0;
         for (int64_t r = 0; r < ROWS; r++) {
             const int32_t predicted = shot->predicted[fold * ROWS + r];
