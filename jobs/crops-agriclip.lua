@@ -42,7 +42,7 @@ return copse.job {
       -- Smaller than published in all: outputs, head, crops; a sharper teacher that follows faster, because the run is short.
       objective = copse.objective.agriclip.dino {
         K = 512, hidden = 256, bottleneck = 64, local_crops = 4, local_size = 24, local_scale = { 0.1, 0.4 },
-        teacher_temp = 0.02, warmup_teacher_temp = 0.02, momentum_start = 0.98, freeze_last_layer = 0,
+        teacher_temp = 0.02, warmup_teacher_temp = 0.02, momentum_start = 0.99, freeze_last_layer = 0,
       },
       epochs = arg.dino_epochs, global_batch = 64, grain = 32, clip_tensor = 3,
       optimizer = copse.adamw { lr = 1e-3, weight_decay = 0.04, beta2 = 0.999, eps = 1e-8 },

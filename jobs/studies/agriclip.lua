@@ -1,11 +1,11 @@
--- One run of the study agriclip.sh, by `part`. "default": small towers learn produce and fashion, image and text tower by contrast,
--- another image tower by itself (DINO). "adapted": the same towers go on with leaves of crops. "align": towers of either kind, from
--- `clip` and `ssl`, stand still, and a linear map between the two image towers is found in closed form, in four stages: scales taken out
--- of the bias consistently or as the published code does it; texts of the adapted CLIP, or of the default one (`stock`), as published.
+-- One run of the study agriclip.sh, by `part`. "clip": small towers learn by contrast; "dino": an image tower learns by itself; either from
+-- pictures `on` produce and fashion (default) or leaves of crops (adapted). "align": towers of such runs, from `clip` and `ssl`, stand
+-- still, and a linear map between the two image towers is found in closed form, in four stages: scales taken out of the bias
+-- consistently or as the published code does it; texts of the CLIP that is mapped to, or of the default one (`stock`), as published.
 -- "untrained": what the neighbours in the features of a DINO tower are worth before it has learnt anything.
 local copse = require "copse"
 local arg = copse.arg {
-  data = "../../../shared/data", part = "default", clip = "", ssl = "", stock = "",
+  data = "../../../shared/data", part = "clip", on = "default", clip = "", ssl = "", stock = "",
   clip_steps = 150, dino_steps = 400, seed = 0,
 }
 
@@ -33,7 +33,7 @@ local dino = copse.stage {
   name = "dino",
   objective = copse.objective.agriclip.dino {
     K = 512, hidden = 256, bottleneck = 64, local_crops = 4, local_size = 24, local_scale = { 0.1, 0.4 },
-    teacher_temp = 0.02, warmup_teacher_temp = 0.02, momentum_start = 0.98, freeze_last_layer = 0,
+    teacher_temp = 0.02, warmup_teacher_temp = 0.02, momentum_start = 0.99, freeze_last_layer = 0,
   },
   steps = arg.dino_steps, global_batch = 64, grain = 32, clip_tensor = 3,
   optimizer = copse.adamw { lr = 1e-3, weight_decay = 0.04, beta2 = 0.999, eps = 1e-8 },
@@ -75,9 +75,16 @@ if arg.part == "align" then
 elseif arg.part == "untrained" then
   stages = { align("untrained", "consistent", "text") }
   evaluate = { neighbours("untrained", "ssl") }
+elseif arg.part == "dino" then
+  stages, evaluate = { dino }, { neighbours("dino", "ssl.teacher") }
 else
-  stages = { clip, dino }
-  evaluate = { diseases "clip", neighbours("dino", "ssl.teacher") }
+  stages, evaluate = { clip }, { diseases "clip" }
+end
+
+local has_ssl, has_stock = arg.part ~= "clip", arg.part == "align"
+local paired = set("crops", "train")
+if (arg.part == "clip" or arg.part == "dino") and arg.on == "default" then
+  paired = copse.mixture { set("produce", "train"), set("fashion", "train") }
 end
 
 return copse.job {
@@ -88,19 +95,17 @@ return copse.job {
     image = copse.tower { patch = 16, layers = 4 },
     text = copse.tower { width = 128, layers = 2, heads = 2 },
     towers = {
-      ssl = copse.tower {
+      ssl = has_ssl and copse.tower {
         kind = "vit", variant = "dino", image_size = 48, patch = 8, width = 96, layers = 3, heads = 2,
         weights = file(arg.ssl), weights_from = arg.ssl ~= "" and "ssl.teacher" or nil,
-      },
-      stock = arg.part == "align" and copse.tower {
+      } or nil,
+      stock = has_stock and copse.tower {
         kind = "text", width = 128, layers = 2, heads = 2, weights = file(arg.stock), weights_from = arg.stock ~= "" and "text" or nil,
       } or nil,
     },
   },
   tokenizer = copse.tokenizer { merges = arg.data .. "/clip-bpe/bpe_simple_vocab_16e6.txt.gz", context = 48 },
-  data = {
-    paired = arg.part == "default" and copse.mixture { set("produce", "train"), set("fashion", "train") } or set("crops", "train"),
-  },
+  data = { paired = paired },
   stages = stages,
   evaluate = evaluate,
 }

@@ -112,7 +112,7 @@ done
 
 # ---- studies ----
 export COPSE
-for study in 'taxa 6' 'rs-captions 6' 'dalip 4' 'agriclip 7'; do
+for study in 'taxa 6' 'rs-captions 6' 'dalip 4' 'agriclip 9'; do
     count=${study#* }
     study=${study% *}
     expect "study $study, a step of each run" 0 "$count of $count: .*0 of 1" \
