@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 
 int cps_to_int(int64_t value) {
     CPS_BUG_IF(value < INT_MIN || value > INT_MAX);
@@ -31,6 +32,15 @@ bool cps_mul_i64(int64_t a, int64_t b, int64_t *out) {
     }
     *out = a * b;
     return true;
+}
+
+void *cps_allocate_zero(int64_t count, int64_t width, size_t bytes) {
+    int64_t elements;
+    size_t total;
+    if (!cps_mul_i64(count, width, &elements) || !cps_mul_size((size_t)elements, bytes, &total)) {
+        return NULL;
+    }
+    return calloc(1, total + CPS_ALIGNMENT); /* never of size 0 */
 }
 
 void cps_sum_add(cps_running_sum *sum, double value) {

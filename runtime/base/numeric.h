@@ -11,6 +11,9 @@ int cps_to_int(int64_t value);
 bool cps_mul_size(size_t a, size_t b, size_t *out);
 bool cps_add_size(size_t a, size_t b, size_t *out);
 bool cps_mul_i64(int64_t a, int64_t b, int64_t *out); /* also false for negative operands */
+/* Zeros for count * width elements of `bytes` each; free(). NULL: more than a size holds, or out of
+ * memory; not for no elements. */
+void *cps_allocate_zero(int64_t count, int64_t width, size_t bytes);
 
 /* Neumaier's compensated sum in double. */
 typedef struct cps_running_sum {

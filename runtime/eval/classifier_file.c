@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -86,9 +85,18 @@ static cps_status write_vectors(cps_h5 *file, const cps_features *vectors, const
                           : cps_h5_write(file, "vectors", real, 2, shape, vectors->values);
 }
 
-static cps_status write_content(cps_h5 *file, const cps_classifier *classifier,
-                                const cps_classifier_origin *origin, const uint16_t *halves,
-                                uint64_t digest) {
+/* What a file is to hold. */
+typedef struct content {
+    const cps_classifier *classifier;
+    const cps_classifier_origin *origin;
+    const uint16_t *halves; /* its vectors in 16 bits; NULL: as they are */
+    uint64_t digest;
+} content;
+
+static cps_status write_content(cps_h5 *file, const void *context) {
+    const content *what = context;
+    const cps_classifier *classifier = what->classifier;
+    const cps_classifier_origin *origin = what->origin;
     CPS_TRY(cps_h5_write_text(file, "/", "format", FORMAT));
     CPS_TRY(cps_h5_write_integer(file, "/", "version", FORMAT_VERSION));
     CPS_TRY(cps_h5_write_text(file, "/", "classes",
@@ -98,11 +106,11 @@ static cps_status write_content(cps_h5 *file, const cps_classifier *classifier,
     CPS_TRY(write_digest(file, "model_digest", origin->model_digest));
     CPS_TRY(write_digest(file, "tokenizer_digest", origin->tokenizer_digest));
     CPS_TRY(write_digest(file, "key", cps_classifier_key(&classifier->names, origin)));
-    CPS_TRY(write_digest(file, "content_digest", digest));
+    CPS_TRY(write_digest(file, "content_digest", what->digest));
     CPS_TRY(cps_h5_write_strings(file, "templates", (const char *const *)origin->templates,
                                  origin->template_count));
     CPS_TRY(write_names(file, &classifier->names));
-    return write_vectors(file, &classifier->vectors, halves);
+    return write_vectors(file, &classifier->vectors, what->halves);
 }
 
 /* Rounds to 16 bits; `rounded_out` gets what the reader will see. NULL: out of memory. */
@@ -126,21 +134,8 @@ static uint16_t *round_to_half(const cps_features *vectors, cps_features *rounde
 static cps_status write_file(const char *path, const cps_classifier *classifier,
                              const cps_classifier_origin *origin, const uint16_t *halves,
                              uint64_t digest) {
-    char *temporary = cps_file_temporary_name(path);
-    cps_h5 *file = NULL;
-    cps_status status = cps_h5_create(temporary, &file);
-    if (status == CPS_OK) {
-        const cps_status written = write_content(file, classifier, origin, halves, digest);
-        const cps_status closed = cps_h5_close(file);
-        status = written != CPS_OK ? written : closed;
-        if (status == CPS_OK) {
-            status = cps_file_publish(temporary, path);
-        } else {
-            unlink(temporary);
-        }
-    }
-    free(temporary);
-    return cps_fail_context(status, "classifier '%s'", path);
+    const content what = {classifier, origin, halves, digest};
+    return cps_fail_context(cps_h5_write_file(path, write_content, &what), "classifier '%s'", path);
 }
 
 cps_status cps_classifier_write(const char *path, const cps_classifier *classifier,

@@ -28,15 +28,6 @@ typedef struct gathering {
     int64_t left_out_count, left_out_capacity;
 } gathering;
 
-static void *allocate(int64_t count, int64_t width, size_t bytes) {
-    int64_t elements;
-    size_t total;
-    if (!cps_mul_i64(count, width, &elements) || !cps_mul_size((size_t)elements, bytes, &total)) {
-        return NULL;
-    }
-    return calloc(1, total + CPS_ALIGNMENT); /* never of size 0 */
-}
-
 static cps_status fail_memory(int64_t rows, int64_t width) {
     return cps_fail(CPS_ERR_UNAVAILABLE,
                     "out of memory for the features of %lld samples or texts (%lld numbers each): "
@@ -65,11 +56,11 @@ static cps_status gathering_begin(cps_comm *comm, const cps_encoder *encoder, in
     bool enough = true;
     for (int32_t c = 0; c < encoder->component_count; c++) {
         g->width += encoder->widths[c];
-        g->components[c] = allocate(encoder->grain, encoder->widths[c], sizeof(cps_real));
+        g->components[c] = cps_allocate_zero(encoder->grain, encoder->widths[c], sizeof(cps_real));
         enough = enough && g->components[c] != NULL;
     }
-    g->values = allocate(g->grains * encoder->grain, g->width, sizeof(cps_real));
-    g->what = allocate(g->grains, encoder->grain, 1);
+    g->values = cps_allocate_zero(g->grains * encoder->grain, g->width, sizeof(cps_real));
+    g->what = cps_allocate_zero(g->grains, encoder->grain, 1);
     return enough && g->values != NULL && g->what != NULL ? CPS_OK : fail_memory(rows, g->width);
 }
 
@@ -155,7 +146,7 @@ static cps_status gather_left_out(gathering *g, int64_t *bytes) {
         total += counts[r];
     }
     free(counts);
-    cps_left_out *all = allocate(total, 1, sizeof *all);
+    cps_left_out *all = cps_allocate_zero(total, 1, sizeof *all);
     CPS_TRY(cps_agree(g->comm, place, all == NULL ? fail_memory(total, 16) : CPS_OK));
     cps_comm_allgatherv(g->comm, place, g->left_out, all, bytes);
     free(g->left_out);
@@ -166,7 +157,7 @@ static cps_status gather_left_out(gathering *g, int64_t *bytes) {
 
 /* Closes up the rows that are there and hands everything over. */
 static cps_status close_up(gathering *g, cps_features *features_out) {
-    int64_t *records = allocate(g->rows, 1, sizeof *records);
+    int64_t *records = cps_allocate_zero(g->rows, 1, sizeof *records);
     if (records == NULL) {
         return fail_memory(g->rows, g->width);
     }
@@ -286,7 +277,7 @@ static cps_status encode_images(gathering *g, const cps_stream *stream, int32_t 
     options.rank = cps_comm_rank(g->comm);
     options.world_size = cps_comm_size(g->comm);
     const int64_t size = encoder->image_recipe.size;
-    cps_real *planes = allocate(encoder->grain * 3, size * size, sizeof *planes);
+    cps_real *planes = cps_allocate_zero(encoder->grain * 3, size * size, sizeof *planes);
     if (planes == NULL) {
         return fail_memory(encoder->grain, 3 * size * size);
     }
@@ -321,8 +312,8 @@ cps_status cps_features_of_images(cps_comm *comm, const cps_encoder *encoder,
 
 static cps_status encode_texts(gathering *g, const char *const *texts, bool normalise) {
     const int64_t rows = g->encoder->grain;
-    const char **grain_texts = allocate(rows, 1, sizeof *grain_texts);
-    uint8_t *valid = allocate(rows, 1, 1);
+    const char **grain_texts = cps_allocate_zero(rows, 1, sizeof *grain_texts);
+    uint8_t *valid = cps_allocate_zero(rows, 1, 1);
     cps_status status = grain_texts == NULL || valid == NULL ? fail_memory(rows, 1) : CPS_OK;
     for (int64_t grain = g->first; grain < g->last && status == CPS_OK; grain++) {
         for (int64_t i = 0; i < rows; i++) {

@@ -14,15 +14,6 @@ static cps_status fail_memory(void) {
                                          "fewer samples, or give each rank more memory");
 }
 
-static void *allocate(int64_t count, int64_t width, size_t bytes) {
-    int64_t elements;
-    size_t total;
-    if (!cps_mul_i64(count, width, &elements) || !cps_mul_size((size_t)elements, bytes, &total)) {
-        return NULL;
-    }
-    return calloc(1, total + CPS_ALIGNMENT); /* never of size 0 */
-}
-
 /* ---- the deck ---- */
 
 /* Columns of labels in the order of their first row: column[label], -1 where there is none. */
@@ -52,12 +43,12 @@ static int64_t order_classes(const int32_t *labels, int64_t rows, int64_t label_
 
 cps_status cps_shot_deck_create(const int32_t *labels, int64_t rows, int64_t label_count,
                                 cps_shot_deck *deck_out) {
-    cps_shot_deck deck = {.labels = allocate(label_count, 1, sizeof *deck.labels),
-                          .first = allocate(label_count + 1, 1, sizeof *deck.first),
-                          .rows = allocate(rows, 1, sizeof *deck.rows),
-                          .ordered = allocate(rows, 1, sizeof *deck.ordered)};
-    int64_t *column = allocate(label_count, 1, sizeof *column);
-    int64_t *at = allocate(label_count, 1, sizeof *at);
+    cps_shot_deck deck = {.labels = cps_allocate_zero(label_count, 1, sizeof *deck.labels),
+                          .first = cps_allocate_zero(label_count + 1, 1, sizeof *deck.first),
+                          .rows = cps_allocate_zero(rows, 1, sizeof *deck.rows),
+                          .ordered = cps_allocate_zero(rows, 1, sizeof *deck.ordered)};
+    int64_t *column = cps_allocate_zero(label_count, 1, sizeof *column);
+    int64_t *at = cps_allocate_zero(label_count, 1, sizeof *at);
     if (deck.labels == NULL || deck.first == NULL || deck.rows == NULL || deck.ordered == NULL ||
         column == NULL || at == NULL) {
         free(column);
@@ -110,11 +101,11 @@ void cps_shot_deck_shuffle(cps_shot_deck *deck, uint64_t seed, cps_shot_variant 
 cps_status cps_episode_deal(const cps_shot_deck *deck, int64_t k, cps_short_classes short_classes,
                             cps_episode *episode_out) {
     const int64_t rows = deck->first[deck->class_count];
-    cps_episode episode = {.labels = allocate(deck->class_count, 1, sizeof *episode.labels),
-                           .support_first =
-                               allocate(deck->class_count + 1, 1, sizeof *episode.support_first),
-                           .support = allocate(rows, 1, sizeof *episode.support),
-                           .query = allocate(rows, 1, sizeof *episode.query)};
+    cps_episode episode = {
+        .labels = cps_allocate_zero(deck->class_count, 1, sizeof *episode.labels),
+        .support_first = cps_allocate_zero(deck->class_count + 1, 1, sizeof *episode.support_first),
+        .support = cps_allocate_zero(rows, 1, sizeof *episode.support),
+        .query = cps_allocate_zero(rows, 1, sizeof *episode.query)};
     if (episode.labels == NULL || episode.support_first == NULL || episode.support == NULL ||
         episode.query == NULL) {
         cps_episode_free(&episode);
@@ -174,19 +165,19 @@ static cps_features matrix_like(const cps_features *like, int64_t rows) {
     cps_features matrix = {
         .rows = rows, .width = like->width, .component_count = like->component_count};
     memcpy(matrix.widths, like->widths, sizeof matrix.widths);
-    matrix.values = allocate(rows, like->width, sizeof *matrix.values);
+    matrix.values = cps_allocate_zero(rows, like->width, sizeof *matrix.values);
     return matrix;
 }
 
 static bool shots_allocate(shots *s) {
     const int64_t width = s->images->width, classes = s->episode->class_count;
-    s->mean = allocate(width, 1, sizeof *s->mean);
-    s->row = allocate(width, 1, sizeof *s->row);
+    s->mean = cps_allocate_zero(width, 1, sizeof *s->mean);
+    s->row = cps_allocate_zero(width, 1, sizeof *s->row);
     s->centroids = matrix_like(s->images, classes);
     s->queries = matrix_like(s->images, s->last - s->first);
-    s->centroid_squares = allocate(classes, 1, sizeof *s->centroid_squares);
-    s->query_squares = allocate(s->last - s->first, 1, sizeof *s->query_squares);
-    s->least = allocate(s->last - s->first, 1, sizeof *s->least);
+    s->centroid_squares = cps_allocate_zero(classes, 1, sizeof *s->centroid_squares);
+    s->query_squares = cps_allocate_zero(s->last - s->first, 1, sizeof *s->query_squares);
+    s->least = cps_allocate_zero(s->last - s->first, 1, sizeof *s->least);
     return s->mean != NULL && s->row != NULL && s->centroids.values != NULL &&
            s->queries.values != NULL && s->centroid_squares != NULL && s->query_squares != NULL &&
            s->least != NULL;
@@ -320,7 +311,7 @@ static void visit_nearest(void *context, const cps_score_tile *tile) {
 }
 
 static cps_status find_nearest(shots *s) {
-    double *sum = allocate(s->images->width, 1, sizeof *sum);
+    double *sum = cps_allocate_zero(s->images->width, 1, sizeof *sum);
     if (!shots_allocate(s) || sum == NULL) {
         free(sum);
         return fail_memory();
@@ -425,10 +416,10 @@ static cps_status shot_result_begin(const cps_episode *episode, int64_t folds, i
     if (!cps_mul_i64(shot->class_count, shot->k, &per_fold)) {
         return fail_memory();
     }
-    shot->classes = allocate(shot->class_count, 1, sizeof *shot->classes);
-    shot->support = allocate(folds, per_fold, sizeof *shot->support);
-    shot->predicted = allocate(folds, rows, sizeof *shot->predicted);
-    shot->accuracy = allocate(folds, 1, sizeof *shot->accuracy);
+    shot->classes = cps_allocate_zero(shot->class_count, 1, sizeof *shot->classes);
+    shot->support = cps_allocate_zero(folds, per_fold, sizeof *shot->support);
+    shot->predicted = cps_allocate_zero(folds, rows, sizeof *shot->predicted);
+    shot->accuracy = cps_allocate_zero(folds, 1, sizeof *shot->accuracy);
     if (shot->classes == NULL || shot->support == NULL || shot->predicted == NULL ||
         shot->accuracy == NULL) {
         return fail_memory();
@@ -490,8 +481,8 @@ static cps_status result_begin(const cps_few_shot_options *options, int64_t rows
         .variant = cps_shot_variant_name((cps_shot_variant)options->variant),
         .averaging = cps_averaging_name((cps_averaging)options->averaging),
         .short_classes = cps_short_classes_name((cps_short_classes)options->short_classes)};
-    result->seeds = allocate(options->folds, 1, sizeof *result->seeds);
-    result->shots = allocate(options->shots.count, 1, sizeof *result->shots);
+    result->seeds = cps_allocate_zero(options->folds, 1, sizeof *result->seeds);
+    result->shots = cps_allocate_zero(options->shots.count, 1, sizeof *result->shots);
     if (result->seeds == NULL || result->shots == NULL) {
         return fail_memory();
     }
@@ -510,7 +501,7 @@ cps_status cps_few_shot(cps_comm *comm, const cps_features *images, const int32_
                         cps_few_shot_result *result_out) {
     cps_shot_deck deck = {0};
     cps_few_shot_result result = {0};
-    int32_t *predicted = allocate(images->rows, 1, sizeof *predicted);
+    int32_t *predicted = cps_allocate_zero(images->rows, 1, sizeof *predicted);
     cps_status status = predicted == NULL ? fail_memory() : CPS_OK;
     status =
         status != CPS_OK ? status : cps_shot_deck_create(labels, images->rows, label_count, &deck);

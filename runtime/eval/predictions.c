@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -109,7 +108,8 @@ static cps_status write_ranks(cps_h5 *file, const cps_predictions_content *conte
     return cps_h5_write(file, "text_sample", CPS_H5_I64, 1, &ranks->texts, content->owners);
 }
 
-static cps_status write_content(cps_h5 *file, const cps_predictions_content *content) {
+static cps_status write_content(cps_h5 *file, const void *context) {
+    const cps_predictions_content *content = context;
     CPS_TRY(write_attributes(file, content));
     CPS_TRY(cps_h5_write(file, "sample_id", CPS_H5_U64, 1, &content->rows, content->sample_ids));
     if (content->labels != NULL) {
@@ -132,24 +132,10 @@ static cps_status write_content(cps_h5 *file, const cps_predictions_content *con
 
 static cps_status write_file(const char *path, const cps_predictions_content *content) {
     char *folder = cps_path_folder(path);
-    cps_status status = cps_dir_create(folder);
+    const cps_status status = cps_dir_create(folder);
     free(folder);
     CPS_TRY(status);
-    char *temporary = cps_file_temporary_name(path);
-    cps_h5 *file = NULL;
-    status = cps_h5_create(temporary, &file);
-    if (status == CPS_OK) {
-        const cps_status written = write_content(file, content);
-        const cps_status closed = cps_h5_close(file);
-        status = written != CPS_OK ? written : closed;
-        if (status == CPS_OK) {
-            status = cps_file_publish(temporary, path);
-        } else {
-            unlink(temporary);
-        }
-    }
-    free(temporary);
-    return status;
+    return cps_h5_write_file(path, write_content, content);
 }
 
 cps_status cps_predictions_write(const char *path, const cps_predictions_content *content) {

@@ -227,15 +227,6 @@ typedef struct aggregation {
     uint8_t *right;                   /* [rows] bit k: right at rank k */
 } aggregation;
 
-static void *allocate(int64_t count, int64_t width, size_t bytes) {
-    int64_t elements;
-    size_t total;
-    if (!cps_mul_i64(count, width, &elements) || !cps_mul_size((size_t)elements, bytes, &total)) {
-        return NULL;
-    }
-    return calloc(1, total + CPS_ALIGNMENT); /* never of size 0 */
-}
-
 static bool find_parents(aggregation *a) {
     for (int64_t c = 0; c < a->classes; c++) {
         if (a->organisms[c] >= 0) {
@@ -246,7 +237,7 @@ static bool find_parents(aggregation *a) {
         }
     }
     for (int32_t rank = 1; rank < CPS_TAXON_RANKS; rank++) {
-        a->parent[rank] = allocate(a->paths[rank], 1, sizeof *a->parent[rank]);
+        a->parent[rank] = cps_allocate_zero(a->paths[rank], 1, sizeof *a->parent[rank]);
         if (a->parent[rank] == NULL) {
             return false;
         }
@@ -302,9 +293,9 @@ static uint8_t sum_row(const aggregation *a, const cps_real *scores, int32_t tru
 }
 
 static bool sum_tile(const aggregation *a, const cps_score_tile *tile, const cps_real *block) {
-    double *probability = allocate(a->classes, 1, sizeof *probability);
-    double *sums = allocate(a->paths[LAST_RANK], 1, sizeof *sums);
-    double *above = allocate(a->paths[LAST_RANK], 1, sizeof *above);
+    double *probability = cps_allocate_zero(a->classes, 1, sizeof *probability);
+    double *sums = cps_allocate_zero(a->paths[LAST_RANK], 1, sizeof *sums);
+    double *above = cps_allocate_zero(a->paths[LAST_RANK], 1, sizeof *above);
     const bool enough = probability != NULL && sums != NULL && above != NULL;
     for (int64_t i = 0; i < tile->rows && enough; i++) {
         const int64_t row = tile->first_row + i;
@@ -324,7 +315,7 @@ static void visit_block(void *context, const cps_score_tile *tile) {
     const aggregation *a = context;
     const int64_t index = (tile->first_row - a->first) / CPS_SCORE_ROWS;
     if (tile->first_column == 0) {
-        a->blocks[index] = allocate(tile->rows, a->classes, sizeof(cps_real));
+        a->blocks[index] = cps_allocate_zero(tile->rows, a->classes, sizeof(cps_real));
     }
     cps_real *block = a->blocks[index];
     if (block == NULL) {
@@ -343,9 +334,9 @@ static void visit_block(void *context, const cps_score_tile *tile) {
 
 static cps_status aggregate(aggregation *a, cps_score_job *job, int64_t last) {
     const int64_t tiles = cps_ceil_div(last - a->first, CPS_SCORE_ROWS);
-    a->blocks = allocate(tiles, 1, sizeof *a->blocks);
-    a->failed = allocate(tiles, 1, sizeof *a->failed);
-    a->right = allocate(job->queries->rows, 1, sizeof *a->right);
+    a->blocks = cps_allocate_zero(tiles, 1, sizeof *a->blocks);
+    a->failed = cps_allocate_zero(tiles, 1, sizeof *a->failed);
+    a->right = cps_allocate_zero(job->queries->rows, 1, sizeof *a->right);
     if (a->blocks == NULL || a->failed == NULL || a->right == NULL || !find_parents(a)) {
         return fail_memory();
     }

@@ -264,6 +264,26 @@ cps_status cps_h5_close(cps_h5 *file) {
     return status;
 }
 
+cps_status cps_h5_write_file(const char *path,
+                             cps_status (*write)(cps_h5 *file, const void *context),
+                             const void *context) {
+    char *temporary = cps_file_temporary_name(path);
+    cps_h5 *file = NULL;
+    cps_status status = cps_h5_create(temporary, &file);
+    if (status == CPS_OK) {
+        const cps_status written = write(file, context);
+        const cps_status closed = cps_h5_close(file);
+        status = written != CPS_OK ? written : closed;
+        if (status == CPS_OK) {
+            status = cps_file_publish(temporary, path);
+        } else {
+            unlink(temporary);
+        }
+    }
+    free(temporary);
+    return status;
+}
+
 const char *cps_h5_path(const cps_h5 *file) {
     return file->path;
 }

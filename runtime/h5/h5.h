@@ -19,6 +19,11 @@ cps_status cps_h5_open_strict(const char *path, cps_h5 **file_out) CPS_MUST_CHEC
 /* New file at `path` exactly (callers use a temporary name and cps_file_publish). Timestamps are
  * off: same content, same bytes. A failure leaves no file behind. */
 cps_status cps_h5_create(const char *path, cps_h5 **file_out) CPS_MUST_CHECK;
+/* A whole file: `write` fills one under a temporary name, which is then synced and renamed to
+ * `path`; a failure leaves nothing behind. */
+cps_status cps_h5_write_file(const char *path,
+                             cps_status (*write)(cps_h5 *file, const void *context),
+                             const void *context) CPS_MUST_CHECK;
 /* Closes; the status of the flush is the caller's to check after writing. NULL-safe. */
 cps_status cps_h5_close(cps_h5 *file);
 const char *cps_h5_path(const cps_h5 *file);

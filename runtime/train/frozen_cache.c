@@ -119,8 +119,15 @@ static uint64_t id_of(const cps_frozen_set *set, int64_t record) {
     return place.sample_id;
 }
 
-static cps_status write_datasets(cps_h5 *file, const cps_frozen_set *set,
-                                 const cached_rows *cached) {
+/* What a file is to hold. */
+typedef struct cached_file {
+    const cps_frozen_set *set;
+    const cached_rows *cached;
+} cached_file;
+
+static cps_status write_datasets(cps_h5 *file, const void *context) {
+    const cps_frozen_set *set = ((const cached_file *)context)->set;
+    const cached_rows *cached = ((const cached_file *)context)->cached;
     const int64_t shape[2] = {cached->rows, set->width};
     char hex[33];
     checksum(cached, set->width, hex);
@@ -137,20 +144,9 @@ static cps_status write_datasets(cps_h5 *file, const cps_frozen_set *set,
 static cps_status write_file(const cps_frozen_set *set, const cached_rows *cached) {
     char *path = cps_format("%s/rows-%012" PRId64 "-%012" PRId64 ".h5", set->folder, cached->first,
                             cached->first + cached->rows);
-    char *temporary = cps_file_temporary_name(path);
-    cps_h5 *file = NULL;
+    const cached_file what = {set, cached};
     cps_status status = cps_dir_create(set->folder);
-    status = status != CPS_OK ? status : cps_h5_create(temporary, &file);
-    if (status == CPS_OK) {
-        status = write_datasets(file, set, cached);
-        const cps_status closed = cps_h5_close(file);
-        status = status != CPS_OK ? status : closed;
-        if (status != CPS_OK) {
-            unlink(temporary);
-        }
-    }
-    status = status != CPS_OK ? status : cps_file_publish(temporary, path);
-    free(temporary);
+    status = status != CPS_OK ? status : cps_h5_write_file(path, write_datasets, &what);
     free(path);
     return status;
 }
