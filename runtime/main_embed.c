@@ -112,25 +112,6 @@ static cps_status open_output(embed *e) {
     return cps_embeddings_create(&spec, &e->embeddings);
 }
 
-static cps_status judge(embed *e, int64_t done) {
-    int64_t unreadable = e->record.unreadable_count;
-    cps_comm_broadcast(e->app->comm, "unreadable pictures", &unreadable, sizeof unreadable, 0);
-    if (done < e->pictures.count) {
-        return cps_fail(CPS_ERR_ENDED,
-                        "ended by a signal after %lld of %lld pictures; nothing is written",
-                        (long long)done, (long long)e->pictures.count);
-    }
-    if (unreadable == e->pictures.count) {
-        return cps_fail(CPS_ERR_DATA, "none of the %lld pictures could be read; see above",
-                        (long long)e->pictures.count);
-    }
-    const double seconds = cps_seconds() - e->start;
-    cps_log(CPS_LOG_INFO, "%lld pictures: %lld encoded, %lld not read; %.1f s, %.1f pictures/s",
-            (long long)done, (long long)(done - unreadable), (long long)unreadable, seconds,
-            seconds > 0 ? (double)done / seconds : 0.0);
-    return CPS_OK;
-}
-
 /* Rank 0: the end of the output and the record of it all. */
 static cps_status close_output(embed *e, cps_status status, int64_t done) {
     if (!e->root) {
@@ -174,7 +155,8 @@ static cps_status run(embed *e) {
     cps_status status = cps_pass_run(&pass, &done);
     cps_log_live("");
     if (status == CPS_OK) {
-        status = judge(e, done);
+        status = cps_main_judge(e->app, &e->record, e->pictures.count, done, e->start, "encoded",
+                                "; nothing is written");
     }
     return cps_agree(e->app->comm, "end of the output", close_output(e, status, done));
 }

@@ -161,6 +161,25 @@ void cps_main_show_progress(int64_t done, int64_t total, double start) {
     cps_log_live(line);
 }
 
+cps_status cps_main_judge(const cps_app *app, const cps_main_record *record, int64_t pictures,
+                          int64_t done, double start, const char *what, const char *lost) {
+    int64_t unreadable = record->unreadable_count;
+    cps_comm_broadcast(app->comm, "unreadable pictures", &unreadable, sizeof unreadable, 0);
+    if (done < pictures) {
+        return cps_fail(CPS_ERR_ENDED, "ended by a signal after %lld of %lld pictures%s",
+                        (long long)done, (long long)pictures, lost);
+    }
+    if (unreadable == pictures) {
+        return cps_fail(CPS_ERR_DATA, "none of the %lld pictures could be read; see above",
+                        (long long)pictures);
+    }
+    const double seconds = cps_seconds() - start;
+    cps_log(CPS_LOG_INFO, "%lld pictures: %lld %s, %lld not read; %.1f s, %.1f pictures/s",
+            (long long)done, (long long)(done - unreadable), what, (long long)unreadable, seconds,
+            seconds > 0 ? (double)done / seconds : 0.0);
+    return CPS_OK;
+}
+
 /* ---- pictures ---- */
 
 static cps_status read_list(const char *path, cps_picture_list *list) {

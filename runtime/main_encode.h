@@ -65,6 +65,12 @@ cps_status cps_main_machine(const cps_app *app, cps_main_record *record) CPS_MUS
 /* A tower's sizes, recorded. */
 void cps_main_record_tower(cps_main_record *record, const char *path,
                            const cps_tower_config *config, uint64_t digest);
+/* Collective. How a pass ended after `done` pictures: all of them, with how many were `what`
+ * ("encoded") on the log; ENDED: a signal came, `lost` says what became of the output; DATA: none
+ * could be read. Equal on all ranks. */
+cps_status cps_main_judge(const cps_app *app, const cps_main_record *record, int64_t pictures,
+                          int64_t done, double start, const char *what,
+                          const char *lost) CPS_MUST_CHECK;
 /* Rank 0: "pictures 12/100  3.4 pictures/s" while it goes. */
 void cps_main_show_progress(int64_t done, int64_t total, double start);
 

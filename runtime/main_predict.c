@@ -499,26 +499,6 @@ static cps_status prepare_pass(predict *p, int64_t batch) {
                              scale, &p->plan, batch, &p->ranker);
 }
 
-/* How it ended: everything was read or said why not, or a signal came. Equal on all ranks. */
-static cps_status judge(predict *p, int64_t done) {
-    int64_t unreadable = p->record.unreadable_count;
-    cps_comm_broadcast(p->app->comm, "unreadable pictures", &unreadable, sizeof unreadable, 0);
-    if (done < p->pictures.count) {
-        return cps_fail(CPS_ERR_ENDED, "ended by a signal after %lld of %lld pictures%s",
-                        (long long)done, (long long)p->pictures.count,
-                        has(p, "output") ? "; nothing is written to the output" : "");
-    }
-    if (unreadable == p->pictures.count) {
-        return cps_fail(CPS_ERR_DATA, "none of the %lld pictures could be read; see above",
-                        (long long)p->pictures.count);
-    }
-    const double seconds = cps_seconds() - p->start;
-    cps_log(CPS_LOG_INFO, "%lld pictures: %lld predicted, %lld not read; %.1f s, %.1f pictures/s",
-            (long long)done, (long long)(done - unreadable), (long long)unreadable, seconds,
-            seconds > 0 ? (double)done / seconds : 0.0);
-    return CPS_OK;
-}
-
 /* Rank 0: the end of the output and the record of it all. */
 static cps_status close_output(predict *p, cps_status status, int64_t done) {
     if (!p->root) {
@@ -565,7 +545,8 @@ static cps_status run_pass(predict *p) {
     cps_status status = cps_pass_run(&pass, &done);
     cps_log_live("");
     if (status == CPS_OK) {
-        status = judge(p, done);
+        status = cps_main_judge(p->app, &p->record, p->pictures.count, done, p->start, "predicted",
+                                has(p, "output") ? "; nothing is written to the output" : "");
     }
     return cps_agree(p->app->comm, "end of the output", close_output(p, status, done));
 }
