@@ -51,6 +51,7 @@ engine_sources := $(wildcard runtime/*/*.c) $(wildcard shards/*.c)
 plugin_names := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard plugins/*/*.c)))))
 test_plugin_names := $(patsubst tests/plugins/%.c,%,$(wildcard tests/plugins/*.c))
 lua_sources := $(wildcard lua/copse/*.lua)
+lua_commands := $(wildcard lua/copse/commands/*.lua)
 # Runners of golden vectors are tests/vectors/vectors_X.c; what they share stands beside them.
 vectors_shared := $(filter-out tests/vectors/vectors_%.c,$(wildcard tests/vectors/*.c))
 
@@ -274,10 +275,13 @@ headers := plugin/copse_objective.h plugin/services.inc base/types.h tensor/op_t
 .PHONY: install uninstall
 install: program
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/copse/plugins' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' \
-	    '$(DESTDIR)$(PREFIX)/share/copse/lua/copse'
+	    '$(DESTDIR)$(PREFIX)/share/copse/lua/copse/commands'
 	install -m 755 $(root)/copse '$(DESTDIR)$(PREFIX)/bin/copse'
 	install -m 644 $($(REAL)_plugins) '$(DESTDIR)$(PREFIX)/lib/copse/plugins'
 	install -m 644 $(lua_sources) '$(DESTDIR)$(PREFIX)/share/copse/lua/copse'
+	for command in $(lua_commands); do \
+	    install -m 644 $$command '$(DESTDIR)$(PREFIX)/share/copse/lua/copse/commands' || exit; \
+	done
 	for header in $(headers); do \
 	    install -D -m 644 runtime/$$header '$(DESTDIR)$(PREFIX)/include/copse/'$$header || exit; \
 	done

@@ -240,8 +240,9 @@ static int run_alone(const cps_command *command, const cps_app *app) {
     cps_machine_prepare_blas(app->argv);
     set_up_log(app->args, 0);
     const cps_status status = command->run(app);
-    if (status != CPS_OK) {
-        cps_log(CPS_LOG_ERROR, "%s", cps_fail_message());
+    cps_log_live("");
+    if (status != CPS_OK && cps_fail_message()[0] != '\0') { /* else it has said all itself */
+        cps_log(status == CPS_ERR_SIGNAL ? CPS_LOG_INFO : CPS_LOG_ERROR, "%s", cps_fail_message());
     }
     return cps_exit_code(status);
 }

@@ -2,7 +2,7 @@
  * path; main_arguments reads the command line; main_launch starts mpirun; main_machine says what
  * this machine offers (BLAS family, cores, our own folders); main_job loads a job for all ranks;
  * the commands themselves are in main_train, main_data, main_shards, main_model, main_predict (with
- * main_classes) and main_embed. */
+ * main_classes) and main_embed; main_driver runs those that are written in Lua. */
 #ifndef CPS_MAIN_H
 #define CPS_MAIN_H
 
@@ -55,6 +55,7 @@ extern const cps_flag cps_common_flags[], cps_ranks_flags[];
 cps_status cps_args_parse(const cps_command *command, int argc, char **argv, int first,
                           cps_args **args_out) CPS_MUST_CHECK;
 void cps_args_destroy(cps_args *args); /* NULL-safe */
+const cps_command *cps_args_command(const cps_args *args); /* that they were read for */
 /* Flags that stand for the rows of a command; ends with a NULL name. free() with cps_flags_destroy.
  */
 cps_flag *cps_flags_of_rows(const cps_option *rows);
@@ -166,6 +167,8 @@ cps_status cps_command_export(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_objectives(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_predict(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_embed(const cps_app *app) CPS_MUST_CHECK;
+/* Any command that is a module of lua/copse/commands. */
+cps_status cps_command_driver(const cps_app *app) CPS_MUST_CHECK;
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],
     cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
     cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[];

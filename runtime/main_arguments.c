@@ -210,6 +210,10 @@ void cps_args_destroy(cps_args *args) {
     }
 }
 
+const cps_command *cps_args_command(const cps_args *args) {
+    return args->command;
+}
+
 int32_t cps_args_count(const cps_args *args) {
     return args->operand_count;
 }

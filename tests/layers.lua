@@ -45,7 +45,7 @@ end
 local libc = set [[assert.h complex.h ctype.h errno.h fenv.h float.h inttypes.h iso646.h limits.h locale.h math.h setjmp.h
   signal.h stdalign.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h stdnoreturn.h string.h tgmath.h
   threads.h time.h uchar.h wchar.h wctype.h]]
-local system = set [[dirent.h fcntl.h fnmatch.h ftw.h glob.h poll.h pthread.h sched.h spawn.h strings.h termios.h unistd.h
+local system = set [[dirent.h fcntl.h fnmatch.h ftw.h glob.h poll.h pthread.h pwd.h sched.h spawn.h strings.h termios.h unistd.h
   sys/file.h sys/ioctl.h sys/mman.h sys/prctl.h sys/random.h sys/resource.h sys/signalfd.h sys/stat.h sys/statvfs.h sys/syscall.h sys/time.h
   sys/types.h sys/uio.h sys/utsname.h sys/wait.h linux/futex.h linux/limits.h cpuid.h immintrin.h tmmintrin.h malloc.h]]
 
@@ -53,7 +53,8 @@ local system = set [[dirent.h fcntl.h fnmatch.h ftw.h glob.h poll.h pthread.h sc
 local calls = {
   { "MPI_Abort", { "^runtime/comm/agree%.c$" } },
   { "exit", { "^runtime/base/", "^runtime/main", "^tests/" } },
-  { "_exit", { "^runtime/base/", "^runtime/main", "^tests/", "^runtime/comm/agree%.c$", "^runtime/train/signals?%.c$" } },
+  { "_exit", { "^runtime/base/", "^runtime/main", "^tests/", "^runtime/comm/agree%.c$", "^runtime/train/signals?%.c$",
+    "^runtime/job/system_processes%.c$" } },
   { "abort", { "^runtime/base/", "^tests/" } },
   { "assert", { "^runtime/base/", "^tests/" } },
   { "printf", { "^runtime/base/", "^runtime/main", "^tests/" } },

@@ -1,0 +1,78 @@
+/* Commands whose work is in Lua, lua/copse/commands/NAME.lua: their arguments as a table, and the C
+ * functions that they call. */
+#include "main.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "job/driver.h"
+
+enum { PATH_BYTES = 4096 };
+
+static const cps_driver_service services[] = {
+    {NULL, NULL},
+};
+
+/* "flags": true, or the last value given; "all": every value given, for those that may be repeated.
+ */
+static void add_flags(const cps_args *args, const cps_flag *flags, cps_json *last, cps_json *all) {
+    for (; flags != NULL && flags->name != NULL; flags++) {
+        if (!cps_args_has(args, flags->name)) {
+            continue;
+        }
+        if (flags->value == NULL) {
+            cps_json_add_bool(last, flags->name, true);
+            continue;
+        }
+        cps_json_add_string(last, flags->name, cps_args_get(args, flags->name));
+        cps_json *list = cps_json_add_array(all, flags->name);
+        const char *value;
+        for (int32_t i = 0; (value = cps_args_get_at(args, flags->name, i)) != NULL; i++) {
+            cps_json_add_string(list, NULL, value);
+        }
+    }
+}
+
+static cps_json *arguments_json(const cps_args *args) {
+    const cps_command *command = cps_args_command(args);
+    cps_json *json = cps_json_new_object();
+    cps_json_add_string(json, "command", command->name);
+    cps_json *operands = cps_json_add_array(json, "operands");
+    for (int32_t i = 0; i < cps_args_count(args); i++) {
+        cps_json_add_string(operands, NULL, cps_args_at(args, i));
+    }
+    cps_json *last = cps_json_add_object(json, "flags"), *all = cps_json_add_object(json, "all");
+    add_flags(args, command->flags, last, all);
+    add_flags(args, cps_common_flags, last, all);
+    return json;
+}
+
+static void print(const char *text) {
+    puts(text);
+    fflush(stdout);
+}
+
+cps_status cps_command_driver(const cps_app *app) {
+    char program[PATH_BYTES];
+    const ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length <= 0) {
+        return cps_fail(CPS_ERR_IO, "the program cannot find its own file, /proc/self/exe");
+    }
+    program[length] = '\0';
+    char *lua_folder = NULL;
+    CPS_TRY(cps_machine_lua_folder(&lua_folder));
+    cps_machine_forget_blas(); /* programs that a driver starts decide by themselves */
+    const cps_driver driver = {.lua_folder = lua_folder,
+                               .program = program,
+                               .version = CPS_VERSION,
+                               .cores = cps_machine_cores(),
+                               .services = services,
+                               .print = print};
+    cps_json *arguments = arguments_json(app->args);
+    const cps_status status = cps_driver_run(&driver, cps_args_command(app->args)->name, arguments);
+    cps_json_destroy(arguments);
+    free(lua_folder);
+    return status;
+}
