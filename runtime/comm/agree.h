@@ -27,6 +27,8 @@ bool cps_agree_any(cps_comm *comm, const char *place, bool own);
 cps_status cps_watchdog_start(cps_comm *comm, double seconds) CPS_MUST_CHECK;
 void cps_watchdog_beat(cps_comm *comm); /* long local work calls this now and then */
 void cps_watchdog_stop(cps_comm *comm);
+/* `tell(context)` is called at each cps_watchdog_beat of this rank, there; NULL ends it. */
+void cps_watchdog_tell(cps_comm *comm, void (*tell)(void *context), void *context);
 
 /* CPS_FAULT=site,rank,step (tests): true when this rank is to break at this site and step now.
  * Sites: read, head, loss, update, checkpoint, hang, nan, kill. */

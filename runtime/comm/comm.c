@@ -239,6 +239,25 @@ const char *cps_comm_host(const cps_comm *comm) {
     return comm->hosts[comm->rank];
 }
 
+char *cps_comm_hosts(const cps_comm *comm) {
+    char *text = cps_format("%s", "");
+    for (int32_t r = 0; r < comm->size; r++) {
+        int32_t same = 0, before = 0;
+        for (int32_t other = 0; other < comm->size; other++) {
+            const bool equal = strcmp(comm->hosts[other], comm->hosts[r]) == 0;
+            same += equal;
+            before += equal && other < r;
+        }
+        if (before == 0) {
+            char *longer = cps_format("%s%s%s*%d", text, text[0] != '\0' ? " " : "", comm->hosts[r],
+                                      (int)same);
+            free(text);
+            text = longer;
+        }
+    }
+    return text;
+}
+
 void cps_comm_traffic(const cps_comm *comm, uint64_t *sent_out, uint64_t *received_out) {
     *sent_out = comm->sent;
     *received_out = comm->received;

@@ -21,6 +21,9 @@ int32_t cps_comm_size(const cps_comm *comm);
 int32_t cps_comm_local_rank(const cps_comm *comm); /* among the ranks of this host */
 int32_t cps_comm_local_size(const cps_comm *comm);
 const char *cps_comm_host(const cps_comm *comm);
+/* Hosts of all ranks with their numbers of ranks, in order of the first: "n01*4 n02*4"; malloc'ed.
+ */
+char *cps_comm_hosts(const cps_comm *comm);
 /* Name of the collective under way, for the watchdog and for messages; "" outside. */
 void cps_comm_set_stage(cps_comm *comm, const char *what);
 

@@ -48,6 +48,9 @@ struct cps_comm {
     pthread_cond_t watchdog_wake;
     bool watchdog_on, watchdog_quit; /* under `lock` */
     double watchdog_seconds;
+    void (*beat_tell)(
+        void *context); /* main thread: who else wants to know of beats; NULL: nobody */
+    void *beat_context;
 
     cps_pending_gather *spare_gathers; /* ended ones, kept for reuse */
     int32_t gather_tag;

@@ -116,6 +116,14 @@ cps_status cps_watchdog_start(cps_comm *comm, double seconds) {
 
 void cps_watchdog_beat(cps_comm *comm) {
     cps_comm_alive(comm);
+    if (comm->beat_tell != NULL) {
+        comm->beat_tell(comm->beat_context);
+    }
+}
+
+void cps_watchdog_tell(cps_comm *comm, void (*tell)(void *context), void *context) {
+    comm->beat_tell = tell;
+    comm->beat_context = context;
 }
 
 void cps_watchdog_stop(cps_comm *comm) {

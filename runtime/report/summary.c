@@ -44,8 +44,7 @@ static void put(text_page *page, const char *format, ...) {
     page->length += length;
 }
 
-/* Members of an event that are about it and no result. */
-static bool is_metric(const cps_json *member) {
+bool cps_summary_is_metric(const cps_json *member) {
     static const char *const others[] = {
         "event",    "name",           "step",        "epoch",          "stage",      "samples",
         "seconds",  "bad_images",     "batches",     "unlabelled",     "non_finite", "batch",
@@ -116,7 +115,7 @@ static void collect(metric_table *table, const cps_json *events,
         const int64_t step = cps_json_get_integer(at, "step", 0);
         for (const cps_json *member = cps_json_first(at); member != NULL;
              member = cps_json_next(member)) {
-            if (is_metric(member)) {
+            if (cps_summary_is_metric(member)) {
                 add_value(find_row(table, name, cps_json_key(member)), cps_json_number(member),
                           step, less_is_better);
             }

@@ -18,6 +18,9 @@ typedef struct cps_summary_facts {
     const char *best_metric;   /* that keeps the best checkpoint; marked in the table; NULL: none */
 } cps_summary_facts;
 
+/* Whether a member of an evaluation's event is a result, and not about it (its name, step, counts).
+ */
+bool cps_summary_is_metric(const cps_json *member);
 /* `events`: from cps_events_read. less_is_better: cps_metric_less_is_better of eval/config.h,
  * "<evaluation>.<key>". free() the result. */
 char *cps_summary_text(const cps_json *events, const cps_summary_facts *facts,

@@ -137,10 +137,16 @@ static cps_status embed_and_score(cps_loop *loop, const cps_run_evaluation *eval
 
 static cps_status evaluate(cps_loop *loop, int64_t index, cps_json **metrics_out) {
     const cps_run_evaluation *evaluation = &loop->run->evaluations[index];
-    if (evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS) {
-        return cps_validation_run(loop->validations[index], loop->state.data_step, metrics_out);
-    }
-    return embed_and_score(loop, evaluation, metrics_out);
+    char *doing = cps_format("evaluating %s", evaluation->options->name);
+    cps_heartbeat_doing(loop->heartbeat, true, doing);
+    free(doing);
+    cps_timing_begin(&loop->timing, "evaluation");
+    const cps_status status =
+        evaluation->options->kind == CPS_EVAL_VALIDATION_LOSS
+            ? cps_validation_run(loop->validations[index], loop->state.data_step, metrics_out)
+            : embed_and_score(loop, evaluation, metrics_out);
+    cps_timing_end(&loop->timing);
+    return status;
 }
 
 /* ---- what follows
@@ -266,6 +272,7 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
         cps_json_destroy(metrics);
     }
     if (any) {
+        cps_heartbeat_doing(loop->heartbeat, false, NULL);
         cps_progress_resume(loop->progress);
     }
     if (any && status == CPS_OK) {

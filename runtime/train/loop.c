@@ -41,7 +41,11 @@ static cps_status open_frozen(cps_loop *loop) {
                                         .folder = folder,
                                         .threads = run->loader_threads,
                                         .quarantine = loop->quarantine};
+    cps_heartbeat_doing(loop->heartbeat, false, "features of frozen views");
+    cps_timing_begin(&loop->timing, "features");
     const cps_status status = cps_frozen_open(&options, plan, &loop->frozen);
+    cps_timing_end(&loop->timing);
+    cps_heartbeat_doing(loop->heartbeat, false, NULL);
     free(folder);
     plan->frozen = loop->frozen;
     return status;
@@ -194,7 +198,9 @@ static cps_status checkpoint(cps_loop *loop) {
         return CPS_OK;
     }
     cps_progress_pause(loop->progress);
+    cps_timing_begin(&loop->timing, "checkpoint");
     const cps_status status = cps_loop_checkpoint(loop);
+    cps_timing_end(&loop->timing);
     cps_progress_resume(loop->progress);
     return status;
 }
@@ -244,9 +250,12 @@ static cps_status after_step(cps_loop *loop, bool *stop_out) {
 
 static cps_status one_step(cps_loop *loop, bool *stop_out) {
     cps_step_result result;
-    CPS_TRY(
-        cps_step_run(loop->step, loop->loader, loop->state.data_step, loop->state.update, &result));
-    cps_status status = cps_loop_report_step(loop, &result);
+    cps_timing_begin(&loop->timing, "steps");
+    cps_status status =
+        cps_step_run(loop->step, loop->loader, loop->state.data_step, loop->state.update, &result);
+    cps_timing_end(&loop->timing);
+    CPS_TRY(status);
+    status = cps_loop_report_step(loop, &result);
     CPS_TRY(cps_agree(loop->run->comm, "report of a step", status));
     loop->state.dirty = true;
     loop->state.data_step++;
@@ -276,6 +285,16 @@ static cps_status run_steps(cps_loop *loop, cps_due *due_out) {
     return CPS_OK;
 }
 
+/* fit, or finish of a stage. */
+static cps_status fit(cps_loop *loop, bool finish, bool *end_stage_out) {
+    cps_heartbeat_doing(loop->heartbeat, false, finish ? "finish" : "fit");
+    cps_timing_begin(&loop->timing, "fit");
+    const cps_status status = cps_loop_fit(loop, finish, end_stage_out);
+    cps_timing_end(&loop->timing);
+    cps_heartbeat_doing(loop->heartbeat, false, NULL);
+    return status;
+}
+
 /* finish, what is evaluated at the end, the stage's checkpoint. */
 static cps_status end_stage(cps_loop *loop, cps_due due) {
     cps_run *run = loop->run;
@@ -284,7 +303,7 @@ static cps_status end_stage(cps_loop *loop, cps_due due) {
         if (loop->updater != NULL) {
             cps_updater_wait_weights(loop->updater);
         }
-        CPS_TRY(cps_loop_fit(loop, true, &ignored));
+        CPS_TRY(fit(loop, true, &ignored));
     }
     CPS_TRY(cps_loop_evaluate_due(loop, due, &ignored));
     loop->state.stage_done = true;
@@ -305,9 +324,10 @@ static cps_status run_stage(cps_loop *loop, const char *resume_from) {
     if (loop->state.data_step == 0 && !loop->state.fit_done) {
         cps_run_begin_stage(run, loop->state.stage);
     }
+    cps_loop_beat_stage(loop);
     CPS_TRY(open_frozen(loop));
     if (plan->has_fit && !loop->state.fit_done) {
-        CPS_TRY(cps_loop_fit(loop, false, &fit_ends_stage));
+        CPS_TRY(fit(loop, false, &fit_ends_stage));
         loop->state.fit_done = true;
         loop->state.dirty = true;
         if (!fit_ends_stage && plan->steps > 0) {
@@ -389,6 +409,7 @@ void cps_loop_close(cps_loop *loop) {
     cps_events_close(loop->events);
     cps_tensorboard_close(loop->tensorboard);
     cps_progress_destroy(loop->progress);
+    cps_heartbeat_close(loop->heartbeat);
     cps_quarantine_destroy(loop->quarantine);
     cps_json_destroy(loop->state.table);
     cps_run_close(loop->run);
@@ -412,6 +433,7 @@ static cps_status begin(cps_loop *loop, char **resume_from) {
     if (*resume_from != NULL && loop->state.complete) {
         return CPS_OK;
     }
+    cps_heartbeat_enter(loop->heartbeat, cps_loop_step(loop));
     CPS_TRY(cps_run_initialise(run));
     if (*resume_from != NULL) {
         CPS_TRY(cps_checkpoint_load(run->comm, *resume_from, run->model, NULL));
@@ -422,14 +444,19 @@ static cps_status begin(cps_loop *loop, char **resume_from) {
 static cps_status train(cps_loop *loop) {
     cps_run *run = loop->run;
     char *resume_from = NULL;
+    cps_timing_begin(&loop->timing, "start");
     cps_status status = begin(loop, &resume_from);
+    cps_timing_end(&loop->timing);
     if (status == CPS_OK && loop->state.complete) {
         cps_log(CPS_LOG_INFO, "run '%s' is complete (%lld steps); --fresh begins it anew",
                 loop->name, (long long)cps_loop_step(loop));
+        cps_loop_beat_stage(loop);
     } else if (status == CPS_OK) {
         status = cps_agree(run->comm, "watchdog",
                            cps_watchdog_start(run->comm, run->job_options.watchdog_seconds));
+        cps_timing_begin(&loop->timing, "rest");
         status = status != CPS_OK ? status : run_stages(loop, resume_from);
+        cps_timing_end(&loop->timing);
         cps_watchdog_stop(run->comm);
     }
     free(resume_from);
@@ -443,13 +470,19 @@ cps_status cps_train(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
                      const cps_job_calls *calls, const cps_run_options *options) {
     cps_loop *loop = NULL;
     CPS_TRY(cps_agree(comm, "a run", cps_loop_create(comm, &loop)));
+    cps_loop_open_heartbeat(loop, comm, job, options);
+    cps_timing_begin(&loop->timing, "start");
     cps_status status = cps_run_open(comm, plugins, job, calls, options, &loop->run);
+    cps_timing_end(&loop->timing);
     if (status == CPS_OK) {
         status = cps_run_set_precision(loop->run);
     }
     if (status == CPS_OK) {
         status = train(loop);
     }
+    status = cps_agree(comm, "end of the run", status);
+    cps_watchdog_tell(comm, NULL, NULL);
+    cps_loop_end_heartbeat(loop, comm, status);
     cps_loop_close(loop);
     return status;
 }

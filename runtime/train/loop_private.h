@@ -4,9 +4,11 @@
 #define CPS_TRAIN_LOOP_PRIVATE_H
 
 #include "report/events.h"
+#include "report/heartbeat.h"
 #include "report/progress.h"
 #include "report/quarantine.h"
 #include "report/tensorboard.h"
+#include "report/timing.h"
 #include "train/embed.h"
 #include "train/run.h"
 
@@ -48,10 +50,12 @@ typedef struct cps_loop {
     cps_events *events;
     cps_tensorboard *tensorboard;
     cps_progress *progress;
+    cps_heartbeat *heartbeat;
     cps_quarantine *quarantine; /* every rank */
     /* of this process */
     int64_t samples;
-    double step_seconds, product_seconds;
+    double step_seconds, product_seconds, loader_seconds, exchange_seconds;
+    cps_timing timing;    /* by phase: start, features, fit, steps, evaluation, checkpoint, rest */
     size_t planned_bytes; /* most of the stages so far */
     /* evaluations */
     cps_embedder *embedder;              /* of the stage's objective */
@@ -83,6 +87,15 @@ cps_status cps_loop_report_step(cps_loop *loop,
 cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name,
                                       const cps_json *metrics) CPS_MUST_CHECK;
 void cps_loop_finish_report(cps_loop *loop); /* Collective: the table */
+
+/* loop_beat.c; Local. What heartbeat.json is told. */
+void cps_loop_open_heartbeat(cps_loop *loop, cps_comm *comm, const cps_json *job,
+                             const cps_run_options *options);
+void cps_loop_beat_stage(cps_loop *loop);             /* a stage begins, or the run is complete */
+void cps_loop_beat_step(cps_loop *loop, double loss); /* before data_step counts the step */
+void cps_loop_beat_evaluation(cps_loop *loop, const char *name, const cps_json *metrics);
+/* `status`: agreed. */
+void cps_loop_end_heartbeat(cps_loop *loop, const cps_comm *comm, cps_status status);
 
 /* memory.c; Local. What the stage at work takes on the rank with the most, of `ranks`, as an upper
  * bound: its step is planned and its validations are open. */

@@ -42,11 +42,13 @@ static cps_status write_provenance(const cps_loop *loop) {
     }
     const cps_provenance_fact fact = {
         "command", run->options.command_line == NULL ? "" : run->options.command_line};
+    char *hosts = cps_comm_hosts(run->comm);
     const cps_provenance provenance = {.copse_version = CPS_VERSION,
                                        .blas_core = cps_gemm_core_name(),
                                        .precision = cps_gemm_precision(),
                                        .ranks = cps_comm_size(run->comm),
                                        .threads = run->options.threads,
+                                       .hosts = hosts,
                                        .start_step = cps_loop_step(loop),
                                        .digests = digests,
                                        .digest_count = count,
@@ -55,20 +57,28 @@ static cps_status write_provenance(const cps_loop *loop) {
     char *path = in_folder(loop, "provenance.json");
     const cps_status status = cps_provenance_write(path, &provenance);
     free(path);
+    free(hosts);
     for (int64_t i = 0; i < 2 * count; i++) {
         free(texts[i]);
     }
     return status;
 }
 
-static cps_status write_job(const cps_loop *loop) {
-    if (loop->run->options.job_source == NULL) {
-        return CPS_OK;
-    }
-    char *path = in_folder(loop, "job.lua");
-    const cps_status status = cps_file_write_atomic(path, loop->run->options.job_source,
-                                                    strlen(loop->run->options.job_source));
+static cps_status write_text(const cps_loop *loop, const char *name, const char *text) {
+    char *path = in_folder(loop, name);
+    const cps_status status = cps_file_write_atomic(path, text, strlen(text));
     free(path);
+    return status;
+}
+
+/* The resolved job: as a job that gives it again, and as the canonical JSON that all ranks got. */
+static cps_status write_job(const cps_loop *loop) {
+    if (loop->run->options.job_source != NULL) {
+        CPS_TRY(write_text(loop, "job.lua", loop->run->options.job_source));
+    }
+    char *text = cps_json_print(loop->run->job, false, true);
+    const cps_status status = write_text(loop, "job.json", text);
+    free(text);
     return status;
 }
 
@@ -168,6 +178,8 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     loop->samples += samples;
     loop->step_seconds += result->seconds;
     loop->product_seconds += result->product_seconds;
+    loop->loader_seconds += result->loader_seconds;
+    loop->exchange_seconds += result->exchange_seconds;
     CPS_TRY(note_bad(loop, result));
     if (cps_comm_rank(loop->run->comm) != 0) {
         return CPS_OK;
@@ -181,6 +193,7 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
         .loss = result->loss,
         .samples = samples};
     cps_progress_step(loop->progress, &state);
+    cps_loop_beat_step(loop, result->loss);
     return write_step(loop, result, (double)samples / result->seconds);
 }
 
@@ -239,6 +252,7 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
         }
     }
     log_evaluation(cps_loop_step(loop), name, metrics);
+    cps_loop_beat_evaluation(loop, name, metrics);
     status = status != CPS_OK ? status : cps_events_write(loop->events, event);
     cps_json_destroy(event);
     return status;

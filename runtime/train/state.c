@@ -154,6 +154,7 @@ cps_status cps_loop_checkpoint(cps_loop *loop) {
     loop->state.dirty = false;
     loop->state.new_best = false;
     loop->last_checkpoint_time = cps_seconds();
+    cps_heartbeat_checkpoint(loop->heartbeat, step);
     return cps_checkpoint_prune(run->comm, loop->checkpoints, run->checkpoint.keep,
                                 loop->state.has_best ? loop->state.best_step : -1);
 }

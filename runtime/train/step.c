@@ -222,6 +222,7 @@ static cps_status forward(cps_step *step, cps_grain_run *run, cps_tape *tape, in
         return cps_fail(CPS_ERR_INTERNAL, "a fault was asked for at 'head', step %lld",
                         (long long)step->at.data_step);
     }
+    cps_watchdog_beat(step->comm);
     return cps_grain_forward(run, &input);
 }
 
@@ -264,6 +265,7 @@ static cps_status backward(cps_step *step, cps_grain_run *run, bool last_of_part
     seed_grain(step, run, weights);
     cps_tape_set_hooks(tape, &hooks);
     const cps_status status = cps_backward(tape, NULL, 0.0);
+    cps_watchdog_beat(step->comm);
     cps_tape_reset(tape);
     return status;
 }
