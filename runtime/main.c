@@ -71,7 +71,13 @@ static const cps_command commands[] = {
      NULL, 1, -1, CPS_COMMAND_MPI | CPS_COMMAND_LAUNCH | CPS_COMMAND_STOPS, cps_command_embed},
     LATER("doctor", "checks the cluster"),
     LATER("submit", "submits a job to Slurm"),
-    LATER("status", "shows submitted runs"),
+    {"status", "[DIR|RUN]...", "shows how runs stand: here, elsewhere and on Slurm",
+     "DIR is a folder of runs (default: runs) or of a sweep. States come from files alone, and "
+     "from "
+     "squeue where\n"
+     "runs were submitted. Runs of a folder below DIR, such as a sweep, take one line; --all shows "
+     "each.",
+     cps_status_flags, NULL, 0, -1, 0, cps_command_driver},
     LATER("cancel", "cancels submitted runs"),
     LATER("sweep", "runs one job over many settings"),
     LATER("compare", "compares runs head to head"),

@@ -7,6 +7,7 @@
 #define CPS_MAIN_H
 
 #include "base/arena.h"
+#include "base/json.h"
 #include "comm/comm.h"
 
 /* ---- command line ---- */
@@ -169,9 +170,12 @@ cps_status cps_command_predict(const cps_app *app) CPS_MUST_CHECK;
 cps_status cps_command_embed(const cps_app *app) CPS_MUST_CHECK;
 /* Any command that is a module of lua/copse/commands. */
 cps_status cps_command_driver(const cps_app *app) CPS_MUST_CHECK;
+/* Services of drivers (job/driver.h). main_events.c */
+cps_status cps_service_events(const cps_json *request, cps_json **result_out) CPS_MUST_CHECK;
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],
     cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
-    cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[];
+    cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[],
+    cps_status_flags[];
 extern const cps_option cps_predict_option_rows[];
 
 #endif

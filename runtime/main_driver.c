@@ -12,7 +12,16 @@
 enum { PATH_BYTES = 4096 };
 
 static const cps_driver_service services[] = {
+    {"events", cps_service_events},
     {NULL, NULL},
+};
+
+const cps_flag cps_status_flags[] = {
+    {"all", 'a', NULL, "also each run of a sweep, and runs that --fresh moved aside"},
+    {"json", 0, NULL, "a list of objects, one a run"},
+    {"csv", 0, NULL, "one line a run, with a header"},
+    {"watch", 'w', "SECONDS", "again every so many seconds, until Ctrl-C"},
+    {NULL, 0, NULL, NULL},
 };
 
 /* "flags": true, or the last value given; "all": every value given, for those that may be repeated.
