@@ -188,7 +188,7 @@ local function first_line(message)
   return type(message) == "string" and (message:match("[^\n]+") or "") or nil
 end
 
--- Facts of the queue and its tries, as the batch script leaves them: { jobs = list of ids, tries, nodes, reason }, or nil.
+-- What the batch script leaves beside a run (batch.lua): { jobs = list of ids, state, tries, nodes, reason, ... }, or nil.
 function runs.slurm(folder)
   local slurm = read_object(folder .. "/slurm.json", MOST_BYTES.json)
   return slurm
@@ -215,19 +215,27 @@ local function take_record(row, beat, age)
   if not goes_on[row.state] then row.eta_seconds = nil end
 end
 
+-- States of a batch script whose run has no record of its own.
+local batch_states = { running = "starting", stopped = "failed", ended = "failed", cancelled = "cancelled", done = "done" }
+
+-- The batch script knows more than the run of its tries, and of an end that the run could not write down.
 local function take_slurm(row, slurm)
-  local jobs = typed(slurm.jobs, "table")
+  local jobs, reason = typed(slurm.jobs, "table"), first_line(slurm.reason)
+  local newest = jobs and jobs[#jobs]
   row.slurm = slurm
-  row.job_id = row.job_id or jobs and jobs[#jobs] and tostring(jobs[#jobs])
-  row.tries = typed(slurm.tries, "number") or typed(slurm.tries, "table") and #slurm.tries or nil
+  if type(newest) == "string" then row.job_id = newest end
+  row.tries = typed(slurm.tries, "number")
   row.hosts = row.hosts or typed(slurm.nodes, "string")
-  if not row.beat then row.state = typed(slurm.state, "string") or "queued" end
-  if row.state ~= "done" then row.reason = row.reason or first_line(slurm.reason) end
+  if not row.beat then row.state = batch_states[slurm.state] or "queued" end
+  if slurm.state == "cancelled" and row.state ~= "done" then row.state = "cancelled" end
+  if reason and reason ~= "" and (row.state == "lost" or row.state == "cancelled" or not row.reason) and row.state ~= "done" then
+    row.reason = reason
+  end
 end
 
 -- How a run of runs.find stands, from heartbeat.json alone (and slurm.json where the queue has to do with it): nil when its
 -- folder has vanished. `now`: runs.clock. Members: name, folder, group, state (starting running evaluating checkpointed stopped
--- done failed, silent lost queued unknown), and where known step, steps, stage, epoch, loss, samples_per_second, eta_seconds,
+-- done failed, silent lost queued cancelled unknown), and where known step, steps, stage, epoch, loss, samples_per_second, eta_seconds,
 -- metric, value, value_step, hosts, tries, job_id, reason, age_seconds, beat (the record).
 function runs.status(run, now)
   local row = { name = run.name, folder = run.folder, group = run.group, old = run.old }

@@ -38,13 +38,12 @@ local function pad(text, width, right)
 end
 
 local function widths_of(columns, rows)
-  local widths, total = {}, 0
+  local widths = {}
   for c, column in ipairs(columns) do
     widths[c] = tables.width(column.title)
-    for _, row in ipairs(rows) do widths[c] = math.max(widths[c], tables.width(row[c])) end
-    total = total + widths[c] + (c > 1 and 2 or 0)
+    for _, row in ipairs(rows) do widths[c] = math.max(widths[c], tables.width(tables.printable(row[column.c]))) end
   end
-  return widths, total
+  return widths
 end
 
 -- Takes what is too much from the columns that may shrink, the one with the lowest `shrink` first, down to its `least`.
@@ -60,16 +59,51 @@ local function shrink(columns, widths, excess)
   end
 end
 
--- Lines of a table: a header and `rows` (lists of texts, one a column). columns: { title, right = numbers, shrink = order in
--- which columns give way, least = width that it keeps, middle = cut in the middle }. width: of the whole, nil for any. Columns
--- that are empty in all rows are left out.
-function tables.lines(columns, rows, width)
+-- Columns that have something in a row, with their place.
+local function filled_columns(columns, rows)
   local kept = {}
   for c, column in ipairs(columns) do
     local filled = false
     for _, row in ipairs(rows) do filled = filled or row[c] ~= "" end
-    if filled then kept[#kept + 1] = { c = c, title = column.title, right = column.right, shrink = column.shrink,
-      least = column.least, middle = column.middle } end
+    if filled then kept[#kept + 1] = setmetatable({ c = c }, { __index = column }) end
+  end
+  return kept
+end
+
+-- Leaves out columns, the one with the lowest `drop` first, while the others would not fit at their least.
+local function drop(columns, widths, total, width)
+  local least = total
+  for c, column in ipairs(columns) do
+    if column.shrink then least = least - math.max(0, widths[c] - column.least) end
+  end
+  while least > width do
+    local at
+    for c, column in ipairs(columns) do
+      if column.drop and (not at or column.drop < columns[at].drop) then at = c end
+    end
+    if not at then return end
+    local column = columns[at]
+    least = least - 2 - (column.shrink and math.min(widths[at], column.least) or widths[at])
+    table.remove(columns, at)
+    table.remove(widths, at)
+  end
+end
+
+local function total_of(widths)
+  local total = math.max(0, 2 * (#widths - 1))
+  for _, width in ipairs(widths) do total = total + width end
+  return total
+end
+
+-- Lines of a table: a header and `rows` (lists of texts, one a column). columns: { title, right = numbers, shrink = order in
+-- which columns give way, least = width that one of these keeps, middle = cut in the middle, drop = order in which columns go
+-- when that is not enough }. width: of the whole, nil for any. Columns that are empty in all rows are left out.
+function tables.lines(columns, rows, width)
+  local kept = filled_columns(columns, rows)
+  local widths = widths_of(kept, rows)
+  if width then
+    drop(kept, widths, total_of(widths), width)
+    shrink(kept, widths, math.max(0, total_of(widths) - width))
   end
   local shown = { {} }
   for c, column in ipairs(kept) do shown[1][c] = column.title end
@@ -77,8 +111,6 @@ function tables.lines(columns, rows, width)
     shown[r + 1] = {}
     for c, column in ipairs(kept) do shown[r + 1][c] = tables.printable(row[column.c]) end
   end
-  local widths, total = widths_of(kept, shown)
-  if width and total > width then shrink(kept, widths, total - width) end
   local lines = {}
   for r, row in ipairs(shown) do
     local cells = {}

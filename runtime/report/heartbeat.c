@@ -92,10 +92,12 @@ static void add_if(cps_json *json, const char *key, double value) {
 static void add_place(const cps_heartbeat *beat, cps_json *json) {
     const cps_heartbeat_place *place = &beat->place;
     cps_json_add_number(json, "step", (double)place->step);
-    cps_json_add_number(json, "steps", (double)place->steps);
-    cps_json_add_string(json, "stage", beat->stage);
-    cps_json_add_number(json, "stage_number", (double)place->stage_number);
-    cps_json_add_number(json, "stages", (double)place->stages);
+    if (place->stages > 0) { /* else no session came so far */
+        cps_json_add_number(json, "steps", (double)place->steps);
+        cps_json_add_string(json, "stage", beat->stage);
+        cps_json_add_number(json, "stage_number", (double)place->stage_number);
+        cps_json_add_number(json, "stages", (double)place->stages);
+    }
     if (place->epochs > 0) {
         cps_json_add_number(json, "epoch", (double)place->epoch);
         cps_json_add_number(json, "epochs", (double)place->epochs);

@@ -91,7 +91,7 @@ end
 -- ---- for people ----
 
 local function percent(row)
-  if not row.step then return "" end
+  if not row.step or (row.step == 0 and not row.steps) then return "" end
   if not row.steps or row.steps <= 0 then return string.format("%d", row.step) end
   return string.format("%d/%d", row.step, row.steps)
 end
@@ -102,18 +102,20 @@ local function short_number(value)
 end
 
 -- The state in words.
+local function words(state)
+  return state == "checkpointed" and "to be continued" or state
+end
+
 local function state_of(row)
-  if row.state == "evaluating" and row.doing then return row.doing end
-  if row.state == "running" and row.doing then return row.doing end
-  if row.state == "checkpointed" then return "to be continued" end
-  return row.state
+  return (row.state == "evaluating" or row.state == "running") and row.doing or words(row.state)
 end
 
 local columns = {
   { title = "run", shrink = 2, least = 16, middle = true }, { title = "state", shrink = 5, least = 12 },
-  { title = "step", right = true }, { title = "ETA", right = true }, { title = "loss", right = true },
-  { title = "metric", shrink = 3, least = 12, middle = true }, { title = "value", right = true },
-  { title = "nodes", shrink = 4, least = 8 }, { title = "tries", right = true }, { title = "reason", shrink = 1, least = 12 },
+  { title = "step", right = true }, { title = "ETA", right = true, drop = 6 }, { title = "loss", right = true, drop = 3 },
+  { title = "metric", shrink = 3, least = 12, middle = true, drop = 5 }, { title = "value", right = true, drop = 5.5 },
+  { title = "nodes", shrink = 4, least = 8, drop = 1 }, { title = "tries", right = true, drop = 2 },
+  { title = "reason", shrink = 1, least = 12, drop = 4 },
 }
 
 local function cells(row)
@@ -132,7 +134,7 @@ local function counts(rows)
     count[row.state] = (count[row.state] or 0) + 1
   end
   local parts = {}
-  for i, state in ipairs(order) do parts[i] = string.format("%d %s", count[state], state) end
+  for i, state in ipairs(order) do parts[i] = string.format("%d %s", count[state], words(state)) end
   return table.concat(parts, ", "), count
 end
 
@@ -177,7 +179,7 @@ local function print_table(rows, all, places)
   local width = system.terminal.output and system.terminal.columns or math.tointeger(tonumber(system.environment("COLUMNS") or ""))
   for _, line in ipairs(tables.lines(columns, shown, width)) do system.print(line) end
   if #rows > 1 then system.print(string.format("%d runs: %s", #rows, (counts(rows)))) end
-  if hidden > 0 then system.print(string.format("%d older runs that --fresh moved aside are left out (--all shows them)", hidden)) end
+  if hidden > 0 then system.print(string.format("%d older runs, moved aside, are not shown (--all)", hidden)) end
 end
 
 -- ---- for programs ----
