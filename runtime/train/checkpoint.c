@@ -23,6 +23,7 @@
 #include "base/pool.h"
 #include "comm/agree.h"
 #include "train/checkpoint_file.h"
+#include "train/owner.h"
 
 static const cps_h5_type real_type = sizeof(cps_real) == sizeof(double) ? CPS_H5_F64 : CPS_H5_F32;
 
@@ -295,17 +296,25 @@ static cps_status share_layout(cps_comm *comm, char **temporary, cps_checkpoint_
     return status;
 }
 
-static cps_status write_all(cps_comm *comm, const char *path, char **temporary,
-                            cps_checkpoint_table *table) {
+/* Where a folder is gone, that says more than the failure that came of it. */
+static cps_status unless_lost(const cps_owner *owner, cps_status status) {
+    if (status != CPS_OK) {
+        CPS_TRY(cps_owner_holds(owner));
+    }
+    return status;
+}
+
+static cps_status write_all(cps_comm *comm, const char *path, const cps_owner *owner,
+                            char **temporary, cps_checkpoint_table *table) {
     const bool root = cps_comm_rank(comm) == 0;
     cps_status status = CPS_OK;
     if (root) {
         *temporary = cps_file_temporary_name(path);
-        status = lay_out(*temporary, table);
+        status = unless_lost(owner, lay_out(*temporary, table));
     }
     CPS_TRY(cps_agree(comm, "checkpoint", status));
     CPS_TRY(share_layout(comm, temporary, table));
-    status = write_own(*temporary, table);
+    status = unless_lost(owner, write_own(*temporary, table));
     if (status == CPS_OK && cps_fault_here(comm, "checkpoint", table->step)) {
         status = cps_fail(CPS_ERR_IO, "a fault was asked for at 'checkpoint', step %lld",
                           (long long)table->step);
@@ -315,7 +324,8 @@ static cps_status write_all(cps_comm *comm, const char *path, char **temporary,
     }
     CPS_TRY(cps_agree(comm, "checkpoint", status));
     if (root) {
-        status = cps_file_publish(*temporary, path);
+        status = cps_owner_holds(owner);
+        status = status != CPS_OK ? status : cps_file_publish(*temporary, path);
     }
     return cps_agree(comm, "checkpoint", status);
 }
@@ -333,7 +343,7 @@ cps_status cps_checkpoint_write(cps_comm *comm, const char *folder, int64_t step
         status = gather_checksums(comm, &table);
     }
     if (status == CPS_OK) {
-        status = write_all(comm, path, &temporary, &table);
+        status = write_all(comm, path, content->owner, &temporary, &table);
     }
     if (status != CPS_OK && cps_comm_rank(comm) == 0 && temporary != NULL) {
         unlink(temporary);

@@ -19,8 +19,9 @@ typedef struct cps_checkpoint_content {
     cps_model *model;
     cps_updater *updater;  /* NULL: no optimizer state (end of a fit) */
     const cps_json *state; /* the loop's: stage, step, best, patience, on_evaluate's table, ... */
-    const cps_json *identity; /* what must agree at resume: key -> text (build, engine, blas,
-                                 precision, job digest parts) */
+    const cps_json *identity;      /* what must agree at resume: key -> text (build, engine, blas,
+                                      precision, job digest parts) */
+    const struct cps_owner *owner; /* rank 0: asked before the file is published; NULL: nobody */
 } cps_checkpoint_content;
 
 /* Collective. Writes `folder`/step-%08d.h5; on failure (disk full) nothing of it stays and older

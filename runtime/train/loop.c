@@ -15,6 +15,7 @@
 #include "train/frozen.h"
 #include "train/identity.h"
 #include "train/loop_private.h"
+#include "train/owner.h"
 #include "train/run.h"
 
 /* ---- one stage's machinery
@@ -176,14 +177,15 @@ static cps_status note_skip(cps_loop *loop, const cps_step_result *result) {
     return CPS_OK;
 }
 
-/* What any rank asks for at this step boundary: bit 0 a signal, bit 1 (rank 0's clock) a timed
- * checkpoint. */
+/* What any rank asks for at this step boundary. */
+enum { WISH_SIGNAL = 1, WISH_CHECKPOINT = 2 /* rank 0's clock */, WISH_LOST = 4 };
 static uint8_t wishes(cps_loop *loop) {
     const cps_run *run = loop->run;
-    int64_t own = cps_signal_seen() ? 1 : 0;
+    int64_t own = cps_signal_seen() ? WISH_SIGNAL : 0;
+    own |= cps_loop_is_lost(loop) ? WISH_LOST : 0;
     if (cps_comm_rank(run->comm) == 0 && run->checkpoint.seconds > 0.0 &&
         cps_seconds() - loop->last_checkpoint_time >= run->checkpoint.seconds) {
-        own |= 2;
+        own |= WISH_CHECKPOINT;
     }
     cps_loop_gather(loop, run->comm, "step boundary", own);
     int64_t all = 0;
@@ -222,11 +224,19 @@ static cps_status stay(cps_loop *loop) {
 /* Ends the run here, to be continued; the checkpoint is written. */
 static cps_status leave_run(cps_loop *loop, uint8_t asked) {
     loop->left = true;
-    return (asked & 1) != 0 ? cps_fail(CPS_ERR_SIGNAL,
-                                       "a signal asked to stop: checkpointed after step %lld; "
-                                       "start the same command again to go on",
-                                       (long long)cps_loop_step(loop))
-                            : CPS_OK;
+    return (asked & WISH_SIGNAL) != 0
+               ? cps_fail(CPS_ERR_SIGNAL,
+                          "a signal asked to stop: checkpointed after step %lld; "
+                          "start the same command again to go on",
+                          (long long)cps_loop_step(loop))
+               : CPS_OK;
+}
+
+/* Rank 0 knows whose the run is now. */
+static cps_status leave_to_another(cps_loop *loop) {
+    loop->lost = true;
+    CPS_TRY(cps_owner_holds(loop->owner));
+    return cps_fail(CPS_ERR_ENDED, "run '%s' belongs to another process", loop->name);
 }
 
 /* Checkpoints and evaluations that are due after this step; *stop_out: the stage ends early. */
@@ -236,13 +246,17 @@ static cps_status after_step(cps_loop *loop, bool *stop_out) {
     const uint8_t asked = wishes(loop);
     const int64_t done = loop->state.data_step;
     const bool last = done == plan->steps;
+    if ((asked & WISH_LOST) != 0) {
+        return leave_to_another(loop);
+    }
     /* `finish` may still change what is evaluated at the end. */
     if (!last || !plan->has_finish) {
         CPS_TRY(cps_loop_evaluate_due(loop, last ? CPS_DUE_STAGE_END : CPS_DUE_STEP, stop_out));
     }
-    const bool leave = (asked & 1) != 0 || reached_until(loop);
+    const bool leave = (asked & WISH_SIGNAL) != 0 || reached_until(loop);
     const bool due = run->checkpoint.steps > 0 && cps_loop_step(loop) % run->checkpoint.steps == 0;
-    if ((leave || due || (asked & 2) != 0 || loop->state.new_best) && !last && !*stop_out) {
+    if ((leave || due || (asked & WISH_CHECKPOINT) != 0 || loop->state.new_best) && !last &&
+        !*stop_out) {
         CPS_TRY(checkpoint(loop));
     }
     return leave && !last && !*stop_out ? leave_run(loop, asked) : CPS_OK;
@@ -311,7 +325,10 @@ static cps_status end_stage(cps_loop *loop, cps_due due) {
     loop->state.dirty = true;
     CPS_TRY(checkpoint(loop));
     const uint8_t asked = wishes(loop);
-    return !loop->state.complete && ((asked & 1) != 0 || reached_until(loop))
+    if ((asked & WISH_LOST) != 0) {
+        return leave_to_another(loop);
+    }
+    return !loop->state.complete && ((asked & WISH_SIGNAL) != 0 || reached_until(loop))
                ? leave_run(loop, asked)
                : CPS_OK;
 }
@@ -411,6 +428,7 @@ void cps_loop_close(cps_loop *loop) {
     cps_progress_destroy(loop->progress);
     cps_heartbeat_close(loop->heartbeat);
     cps_quarantine_destroy(loop->quarantine);
+    cps_owner_forget(loop->owner);
     cps_json_destroy(loop->state.table);
     cps_run_close(loop->run);
     free(loop->name);
@@ -433,6 +451,7 @@ static cps_status begin(cps_loop *loop, char **resume_from) {
     if (*resume_from != NULL && loop->state.complete) {
         return CPS_OK;
     }
+    CPS_TRY(cps_loop_own(loop));
     cps_heartbeat_enter(loop->heartbeat, cps_loop_step(loop));
     CPS_TRY(cps_run_initialise(run));
     if (*resume_from != NULL) {
@@ -460,7 +479,7 @@ static cps_status train(cps_loop *loop) {
         cps_watchdog_stop(run->comm);
     }
     free(resume_from);
-    if (status == CPS_OK || status == CPS_ERR_SIGNAL || status == CPS_ERR_ENDED) {
+    if ((status == CPS_OK || status == CPS_ERR_SIGNAL || status == CPS_ERR_ENDED) && !loop->lost) {
         cps_loop_finish_report(loop);
     }
     return status;

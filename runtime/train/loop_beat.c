@@ -10,7 +10,10 @@
 #include "train/loop_private.h"
 
 static void tell_alive(void *context) {
-    cps_heartbeat_alive(context);
+    cps_loop *loop = context;
+    if (!cps_loop_is_lost(loop)) {
+        cps_heartbeat_alive(loop->heartbeat);
+    }
 }
 
 void cps_loop_open_heartbeat(cps_loop *loop, cps_comm *comm, const cps_json *job,
@@ -28,7 +31,7 @@ void cps_loop_open_heartbeat(cps_loop *loop, cps_comm *comm, const cps_json *job
                                            .threads = options->threads,
                                            .fresh = options->fresh};
     loop->heartbeat = cps_heartbeat_open(folder, &session);
-    cps_watchdog_tell(comm, tell_alive, loop->heartbeat);
+    cps_watchdog_tell(comm, tell_alive, loop);
     free(folder);
     free(hosts);
 }

@@ -44,9 +44,12 @@ typedef struct cps_loop {
     cps_loader *loader;
     struct cps_frozen *frozen; /* features of the stage's frozen views */
     bool left;                 /* --until or a signal */
+    bool lost;                 /* to another process, or with its folder: nothing is written more */
     double start_time, last_checkpoint_time;
     int64_t *rank_values, *rank_bytes; /* [ranks]: a number from each */
     /* rank 0 */
+    struct cps_owner *owner;
+    double owner_time; /* when it was asked last */
     cps_events *events;
     cps_tensorboard *tensorboard;
     cps_progress *progress;
@@ -75,6 +78,9 @@ void cps_loop_close_embedder(cps_loop *loop);
 cps_status cps_loop_open_folder(cps_loop *loop) CPS_MUST_CHECK;
 cps_status cps_loop_find_checkpoint(cps_loop *loop, char **path_out) CPS_MUST_CHECK;
 cps_status cps_loop_checkpoint(cps_loop *loop) CPS_MUST_CHECK;
+cps_status cps_loop_own(cps_loop *loop) CPS_MUST_CHECK; /* the run is ours from here on */
+/* Local, looks once a second: the run belongs to another process (rank 0; elsewhere false). */
+bool cps_loop_is_lost(cps_loop *loop);
 
 /* check.c; Collective. A checkpoint or weights into the run's model, for evaluation; the loop
  * stands in the stage and at the step that the checkpoint names. */

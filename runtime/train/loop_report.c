@@ -181,7 +181,7 @@ cps_status cps_loop_report_step(cps_loop *loop, const cps_step_result *result) {
     loop->loader_seconds += result->loader_seconds;
     loop->exchange_seconds += result->exchange_seconds;
     CPS_TRY(note_bad(loop, result));
-    if (cps_comm_rank(loop->run->comm) != 0) {
+    if (cps_comm_rank(loop->run->comm) != 0 || cps_loop_is_lost(loop)) {
         return CPS_OK;
     }
     const cps_progress_state state = {
@@ -228,7 +228,7 @@ static void log_evaluation(int64_t step, const char *name, const cps_json *metri
 }
 
 cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cps_json *metrics) {
-    if (cps_comm_rank(loop->run->comm) != 0) {
+    if (cps_comm_rank(loop->run->comm) != 0 || cps_loop_is_lost(loop)) {
         return CPS_OK;
     }
     cps_json *event = cps_json_new_object();

@@ -10,6 +10,7 @@
 #include "train/checkpoint.h"
 #include "train/identity.h"
 #include "train/loop_private.h"
+#include "train/owner.h"
 
 int64_t cps_loop_step(const cps_loop *loop) {
     return loop->state.steps_before + loop->state.data_step;
@@ -41,6 +42,7 @@ static cps_status move_aside(const char *folder) {
 }
 
 static cps_status make_folder(cps_loop *loop) {
+    CPS_TRY(cps_owner_check(loop->folder, loop->name));
     if (loop->run->options.fresh && cps_dir_exists(loop->folder)) {
         CPS_TRY(move_aside(loop->folder));
     }
@@ -55,6 +57,33 @@ cps_status cps_loop_open_folder(cps_loop *loop) {
     loop->checkpoints = cps_format("%s/checkpoints", loop->folder);
     const cps_status status = cps_comm_rank(run->comm) == 0 ? make_folder(loop) : CPS_OK;
     return cps_agree(run->comm, "folder of the run", status);
+}
+
+cps_status cps_loop_own(cps_loop *loop) {
+    cps_status status = CPS_OK;
+    if (cps_comm_rank(loop->run->comm) == 0) {
+        status = cps_owner_claim(loop->folder, loop->name, &loop->owner);
+    }
+    return cps_agree(loop->run->comm, "owner of the run", status);
+}
+
+/* Rank 0. heartbeat.json is the new owner's from here on. */
+static void lose(cps_loop *loop) {
+    loop->lost = true;
+    cps_watchdog_tell(loop->run->comm, NULL, NULL);
+    cps_heartbeat_close(loop->heartbeat);
+    loop->heartbeat = NULL;
+}
+
+bool cps_loop_is_lost(cps_loop *loop) {
+    const double now = cps_seconds();
+    if (loop->owner != NULL && !loop->lost && now - loop->owner_time >= 1.0) {
+        loop->owner_time = now;
+        if (cps_owner_holds(loop->owner) != CPS_OK) {
+            lose(loop);
+        }
+    }
+    return loop->lost;
 }
 
 /* ---- state to JSON and back
@@ -144,11 +173,17 @@ cps_status cps_loop_checkpoint(cps_loop *loop) {
     CPS_TRY(cps_quarantine_flush(loop->quarantine, run->comm));
     cps_json *state = state_json(loop);
     cps_json *identity = cps_run_identity(run);
-    const cps_checkpoint_content content = {
-        .model = run->model, .updater = loop->updater, .state = state, .identity = identity};
+    const cps_checkpoint_content content = {.model = run->model,
+                                            .updater = loop->updater,
+                                            .state = state,
+                                            .identity = identity,
+                                            .owner = loop->owner};
     cps_status status = cps_checkpoint_write(run->comm, loop->checkpoints, step, &content);
     cps_json_destroy(state);
     cps_json_destroy(identity);
+    if (status == CPS_ERR_ENDED) {
+        lose(loop);
+    }
     CPS_TRY(status);
     loop->state.written_step = step;
     loop->state.dirty = false;

@@ -1,0 +1,59 @@
+#!/bin/sh
+# A run belongs to the process that started last. A second start on the same host is refused while the first lives; where the
+# first is out of sight (a lost node), the second takes the run, and the first leaves without writing another byte.
+. "$(dirname "$0")/../expect.sh"
+. "$tree/tests/fault/job.inc"
+cd "$scratch" || exit 1
+fault_set
+
+await() { # await FILE: at most 60 seconds
+    tries=0
+    while [ ! -e "$1" ] && [ $tries -lt 600 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+}
+
+fault_job reference
+sed -i 's/steps = 6/steps = 40/' reference.lua
+check "a run that nobody disturbs" copse train reference.lua --threads 1
+
+# The same host.
+sed 's/"reference"/"busy"/; s/steps = 40/steps = 100000/' reference.lua >busy.lua
+"$COPSE" train busy.lua --threads 1 >busy.log 2>&1 </dev/null &
+first=$!
+await runs/busy/checkpoints/step-00000002.h5
+expect_one "a second start on the same host" 69 "run 'busy' is being trained by process $first of this host" copse train busy.lua --threads 1
+expect_one "and one that would begin anew" 69 "is being trained by process $first" copse train busy.lua --fresh --threads 1
+check "the first trains on" kill -0 $first
+
+# The folder is taken away from under it.
+mv runs/busy runs/moved
+wait $first
+code=$?
+cp busy.log "$output"
+judge "a folder that is moved ends its run" 1 "the folder of run 'busy' was removed or moved"
+check "nothing is written to the old place" test ! -e runs/busy
+
+# Another host: a process that stands still on a node that seems lost.
+if ! unshare --uts true 2>/dev/null; then
+    skip "two hosts" "this user may not make a host name of its own (unshare --uts)"
+    finish
+fi
+sed 's/"reference"/"lost"/; s/watchdog_seconds = 10/watchdog_seconds = 1000/' reference.lua >lost.lua
+"$COPSE" train lost.lua --threads 1 >lost.log 2>&1 </dev/null &
+first=$!
+await runs/lost/checkpoints/step-00000004.h5
+kill -STOP $first
+check "it stands still before the end" test ! -e runs/lost/checkpoints/step-00000040.h5
+check "another host goes on with the run" timeout 60 unshare --uts sh -c 'hostname elsewhere && exec "$0" "$@"' \
+    "$COPSE" train lost.lua --threads 1
+cp -r runs/lost before
+kill -CONT $first
+wait $first
+code=$?
+cp lost.log "$output"
+judge "the first leaves when it wakes up" 1 "run 'lost' was taken over by process [0-9]+ on 'elsewhere'"
+check "and has written nothing" diff -r before runs/lost
+check "same bits as undisturbed" cmp runs/reference/checkpoints/step-00000040.h5 runs/lost/checkpoints/step-00000040.h5
+finish
