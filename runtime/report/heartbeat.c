@@ -69,6 +69,9 @@ int64_t cps_process_start(int64_t pid) {
     snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
     read_line(path, line, sizeof line);
     const char *at = strrchr(line, ')'); /* the name before it may hold blanks and brackets */
+    if (at != NULL && strncmp(at, ") Z", 3) == 0) {
+        return -1; /* has ended, and its parent has not looked yet */
+    }
     for (int field = 2; at != NULL && field < 22; field++) {
         at = strchr(at + 1, ' ');
     }
