@@ -10,13 +10,13 @@ local MOST_ERRORS = 30
 local mistakes = {}
 
 -- ---- places --------------------------------------------------------------------------------------------------------------
--- { path = "stages[1].optimizer", origin = of the constructor above, keys = from there }
+-- { path = "stages[1].optimizer", origin = of the constructor above, keys = from there, whole = what path "" is called, "job" }
 
 function check.child(place, key)
   local path = type(key) == "number" and place.path .. "[" .. key .. "]" or place.path == "" and key or place.path .. "." .. key
   local keys = table.move(place.keys, 1, #place.keys, 1, {})
   keys[#keys + 1] = key
-  return { path = path, origin = place.origin, keys = keys }
+  return { path = path, origin = place.origin, keys = keys, whole = place.whole }
 end
 
 -- The place of a constructor's table.
@@ -29,8 +29,18 @@ function check.report(place, message, ...)
   local name = host.file(place.origin.file) or host.path
   mistakes[#mistakes + 1] = {
     file = place.origin.file, line = line, order = #mistakes,
-    text = string.format("%s:%d: %s: %s", name, line, place.path == "" and "job" or place.path, string.format(message, ...)),
+    text = string.format("%s:%d: %s: %s", name, line, place.path == "" and (place.whole or "job") or place.path,
+      string.format(message, ...)),
   }
+end
+
+-- Forgets everything of the job before, for the next one of a sweep.
+function check.begin()
+  check.functions, mistakes = {}, {}
+end
+
+function check.any()
+  return #mistakes > 0
 end
 
 -- All mistakes in the order of files and lines, nil if there are none.

@@ -20,6 +20,7 @@ local function plain(value, name, running)
     return text.raw(expression(value, { file = 0 }, {}, running))
   elseif kind == "table" then
     local origin = node.origin(value)
+    if origin and origin.kind == "parameters" then return origin.read_all() end
     if origin and origin.kind ~= "arg" then fail("it uses '%s', a table of Copse", name) end
     if not origin and getmetatable(value) ~= nil then fail("it uses '%s', a table with a metatable", name) end
     if running[value] then fail("it uses '%s', a table that holds itself", name) end

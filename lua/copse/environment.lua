@@ -1,5 +1,6 @@
 -- What a job file sees: a few pure functions and `require`. It keeps slips out and ranks alike; it is no wall against an
 -- attacker.
+local node = require "copse.node"
 local text = require "copse.text"
 
 local environment = {}
@@ -52,7 +53,8 @@ end
 -- Walks keys in a fixed order: Lua's own changes from process to process.
 local function sorted_pairs(t)
   if type(t) ~= "table" then error("'pairs' takes a table, not " .. text.show(t), 2) end
-  local keys = text.sorted_keys(t)
+  local origin = node.origin(t)
+  local keys = text.sorted_keys(origin and origin.values or t) -- a sweep's parameters hide theirs
   local i = 0
   return function()
     i = i + 1

@@ -7,6 +7,7 @@ local copse = {}
 local constructors = {
   "job", "sweep", "model", "tower", "tokenizer", "shards", "mixture", "stage", "adamw", "sgd", "lars", "cosine", "constant",
   "zero_shot", "retrieval", "validation_loss", "knn", "linear_probe", "few_shot", "checkpoint", "early_stop",
+  "grid", "random", "halving",
 }
 
 local function fail(file, line, message)
@@ -28,6 +29,33 @@ for _, kind in ipairs(constructors) do
     check_fields(fields, "copse." .. kind, file, line)
     return node.create(kind, kind, fields, file, line)
   end
+end
+
+-- ---- distributions of a sweep's parameters ---------------------------------------------------------------------------------
+
+-- copse.uniform(0, 1), copse.log_uniform(1e-5, 1e-3), copse.integer(1, 8)
+local function range(kind, wanted, is_right)
+  copse[kind] = function(low, high)
+    local file, line = host.where()
+    local numbers = type(low) == "number" and type(high) == "number" and text.is_finite(low) and text.is_finite(high)
+    if not (numbers and low < high and is_right(low, high)) then
+      fail(file, line, string.format("copse.%s takes %s, not %s and %s", kind, wanted, text.show(low), text.show(high)))
+    end
+    return node.create(kind, kind, { low, high }, file, line)
+  end
+end
+
+range("uniform", "two numbers, the smaller first", function() return true end)
+range("log_uniform", "two numbers above 0, the smaller first", function(low) return low > 0 end)
+range("integer", "two whole numbers, the smaller first", function(low, high)
+  return math.tointeger(low) and math.tointeger(high) and high - low < 2 ^ 31
+end)
+
+-- copse.choice { "clip", "sclip" }: the same as the list alone.
+function copse.choice(list)
+  local file, line = host.where()
+  check_fields(list, "copse.choice", file, line)
+  return node.create("choice", "choice", list, file, line)
 end
 
 -- copse.objective.load("path.so", "name") { ... }: a user's own plugin.

@@ -14,8 +14,8 @@ local function wrong_result(result)
   local origin = node.origin(result)
   if origin and origin.kind == "job" then return nil end
   if origin and origin.kind == "sweep" then
-    return string.format("%s:%d: this file returns a sweep, not a job: a sweep is run by 'copse sweep', which is not built in "
-      .. "this version", host.path, origin.line)
+    return string.format("%s:%d: this file returns a sweep, not a job: 'copse sweep plan' shows it, 'copse sweep run' trains it",
+      host.path, origin.line)
   end
   local seen = origin and node.written(origin) or text.show(result)
   return string.format("%s: the file returns %s: it should end with  return copse.job { ... }", host.path, seen)

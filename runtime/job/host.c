@@ -1,6 +1,7 @@
 /* Functions here run below lua_pcall and may raise: they hold no malloc. */
 #include "job/host.h"
 
+#include <inttypes.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <math.h>
@@ -8,7 +9,9 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/options.h"
+#include "base/rng.h"
 #include "model/model.h"
 
 enum { PATH_BYTES = 4096 };
@@ -188,6 +191,31 @@ static int host_load_objective(lua_State *state) {
     return 1;
 }
 
+/* host.draw(seed, trial, name) -> number in [0, 1): the same wherever and whenever it is asked */
+static int host_draw(lua_State *state) {
+    const cps_draw_key key = {.seed = (uint64_t)luaL_checkinteger(state, 1),
+                              .position = (uint64_t)luaL_checkinteger(state, 2),
+                              .module = cps_name_key(luaL_checkstring(state, 3))};
+    lua_pushnumber(state, cps_draw_uniform(&key, 0));
+    return 1;
+}
+
+/* host.digest(text) -> 16 hexadecimal digits */
+static int host_digest(lua_State *state) {
+    size_t length = 0;
+    const char *text = luaL_checklstring(state, 1, &length);
+    char hex[17];
+    snprintf(hex, sizeof hex, "%016" PRIx64, cps_hash64(text, length));
+    lua_pushstring(state, hex);
+    return 1;
+}
+
+/* host.renew_limits(): the next job of a sweep begins */
+static int host_renew_limits(lua_State *state) {
+    cps_sandbox_renew(state);
+    return 0;
+}
+
 /* require "copse.x" of the library: lua_folder/copse/x.lua, once. */
 static int host_require(lua_State *state) {
     const cps_job_host *host = host_of(state);
@@ -260,6 +288,9 @@ void cps_job_host_open(lua_State *state, const cps_job_host *host) {
         {"function_info", host_function_info},
         {"nearest", host_nearest},
         {"load_objective", host_load_objective},
+        {"draw", host_draw},
+        {"digest", host_digest},
+        {"renew_limits", host_renew_limits},
         {NULL, NULL},
     };
     for (const luaL_Reg *library = libraries; library->name; library++) {

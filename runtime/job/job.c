@@ -1,6 +1,6 @@
 /* The work is done by lua/copse/run.lua: it runs the job file, checks what it returns and gives the
  * resolved job as JSON text and as Lua text, and a table of its functions, which stays in the
- * registry. */
+ * registry. Of a sweep lua/copse/expand.lua gives all jobs at once. */
 #include "job/job.h"
 
 #include <lauxlib.h>
@@ -53,7 +53,7 @@ static cps_status take_result(cps_job *job) {
         return cps_fail(CPS_ERR_USAGE, "%s", text ? text : "the job could not be checked");
     }
     CPS_TRY(cps_json_parse(json, length, job->path, &job->json));
-    job->source = cps_format("%s", text);
+    job->source = cps_format("%s", text ? text : "");
     lua_settop(state, 0);
     return CPS_OK;
 }
@@ -86,16 +86,30 @@ static cps_status absolute_folder(const char *path, char **folder_out) {
     return status;
 }
 
-static cps_status load(cps_job *job) {
+/* Leaves the JSON text of the expanded sweep (nil when it is wrong) and the message. */
+static int expand_body(lua_State *state) {
+    const cps_job_host *host = lua_touserdata(state, 1);
+    lua_settop(state, 0);
+    cps_job_host_open(state, host);
+    lua_getglobal(state, "require");
+    lua_pushliteral(state, "copse.expand");
+    lua_call(state, 1, 1);
+    lua_getfield(state, -1, "load");
+    lua_call(state, 0, 2);
+    return 2;
+}
+
+static cps_status run_file(cps_job *job, lua_CFunction body) {
     CPS_TRY(absolute_folder(job->path, &job->folder));
     CPS_TRY(cps_sandbox_create(&job->sandbox));
     job->host = (cps_job_host){&job->setup, job->path, job->folder, job->lua_folder};
-    CPS_TRY(cps_sandbox_call(job->sandbox, run_body, &job->host, CPS_SANDBOX_MILLION_INSTRUCTIONS,
-                             true));
+    CPS_TRY(
+        cps_sandbox_call(job->sandbox, body, &job->host, CPS_SANDBOX_MILLION_INSTRUCTIONS, true));
     return take_result(job);
 }
 
-cps_status cps_job_load(const char *path, const cps_job_setup *setup, cps_job **job_out) {
+static cps_status load(const char *path, const cps_job_setup *setup, lua_CFunction body,
+                       cps_job **job_out) {
     CPS_TRY(check_paths(path, setup->lua_folder));
     cps_job *job = calloc(1, sizeof *job);
     if (!job) {
@@ -104,13 +118,26 @@ cps_status cps_job_load(const char *path, const cps_job_setup *setup, cps_job **
     job->setup = *setup;
     job->path = cps_format("%s", path);
     job->lua_folder = cps_format("%s", setup->lua_folder);
-    const cps_status status = load(job);
+    const cps_status status = run_file(job, body);
     job->setup = (cps_job_setup){0}; /* borrowed for the load only */
     if (status != CPS_OK) {
         cps_job_destroy(job);
         return status;
     }
     *job_out = job;
+    return CPS_OK;
+}
+
+cps_status cps_job_load(const char *path, const cps_job_setup *setup, cps_job **job_out) {
+    return load(path, setup, run_body, job_out);
+}
+
+cps_status cps_sweep_expand(const char *path, const cps_job_setup *setup, cps_json **sweep_out) {
+    cps_job *job = NULL;
+    CPS_TRY(load(path, setup, expand_body, &job));
+    *sweep_out = job->json;
+    job->json = NULL;
+    cps_job_destroy(job);
     return CPS_OK;
 }
 

@@ -52,6 +52,12 @@ cps_status cps_job_load(const char *path, const cps_job_setup *setup,
                         cps_job **job_out) CPS_MUST_CHECK;
 void cps_job_destroy(cps_job *job); /* NULL-safe */
 
+/* Runs and checks a sweep's file and resolves the jobs of all trials and seeds (README.md: the
+ * expanded sweep), each within the limits of a job. Fails as cps_job_load does; where a trial's job
+ * is wrong, with the mistakes of the first such trial. The caller destroys *sweep_out. */
+cps_status cps_sweep_expand(const char *path, const cps_job_setup *setup,
+                            cps_json **sweep_out) CPS_MUST_CHECK;
+
 /* The resolved job, defaults included. Borrowed until destroy. */
 const cps_json *cps_job_json(const cps_job *job);
 /* The resolved job as Lua text that gives equal JSON when loaded; functions as source text with

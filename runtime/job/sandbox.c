@@ -176,6 +176,10 @@ cps_status cps_sandbox_call(cps_sandbox *sandbox, lua_CFunction body, void *cont
     return status;
 }
 
+void cps_sandbox_renew(lua_State *state) {
+    cps_sandbox_of(state)->instructions = 0;
+}
+
 int cps_sandbox_load_file(lua_State *state, const char *path, const char *shown, bool is_library) {
     cps_sandbox *sandbox = cps_sandbox_of(state);
     job_file *file = &sandbox->files[sandbox->file_count];

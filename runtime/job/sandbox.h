@@ -29,6 +29,9 @@ cps_sandbox *cps_sandbox_of(lua_State *state);
 cps_status cps_sandbox_call(cps_sandbox *sandbox, lua_CFunction body, void *context,
                             int64_t million_instructions, bool track_lines) CPS_MUST_CHECK;
 
+/* Inside a call: counts instructions from here on anew. */
+void cps_sandbox_renew(lua_State *state);
+
 /* Inside a call only; these may raise. Compiles the file `path` (shown as `shown`) as a text chunk
  * and pushes it; a chunk of a job (is_library false) takes a file number and its text is kept.
  * Returns that number, 0 for the library; raises on error. */
