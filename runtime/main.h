@@ -141,6 +141,9 @@ typedef struct cps_main_job {
 cps_status cps_main_job_load(const cps_app *app, const char *path,
                              cps_main_job *out) CPS_MUST_CHECK;
 void cps_main_job_free(cps_main_job *job);
+/* Service "sweep.expand": { path, set = list of KEY=VALUE } -> the expanded sweep (job/job.h). */
+cps_status cps_main_sweep_expand(const struct cJSON *request,
+                                 struct cJSON **result_out) CPS_MUST_CHECK;
 
 /* A model from a checkpoint, or from weights whose sizes --preset or the file beside them tells. */
 typedef struct cps_main_model {
@@ -176,6 +179,8 @@ extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cp
     cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
     cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[],
     cps_status_flags[];
+extern const cps_flag cps_sweep_plan_flags[], cps_sweep_run_flags[], cps_sweep_status_flags[],
+    cps_sweep_results_flags[];
 extern const cps_option cps_predict_option_rows[];
 
 #endif

@@ -13,6 +13,7 @@ enum { PATH_BYTES = 4096 };
 
 static const cps_driver_service services[] = {
     {"events", cps_service_events},
+    {"sweep.expand", cps_main_sweep_expand},
     {NULL, NULL},
 };
 

@@ -84,61 +84,109 @@ static void free_sets(cps_job_set *sets, int64_t count) {
     free(sets);
 }
 
-static cps_status read_sets(const cps_args *args, cps_job_set **sets_out, int64_t *count_out) {
-    int32_t count = 0;
-    while (cps_args_get_at(args, "set", count) != NULL) {
-        count++;
-    }
+/* `texts`: count of KEY=VALUE, borrowed. */
+static cps_status read_sets(const char *const *texts, int32_t count, cps_job_set **sets_out) {
     cps_job_set *sets = calloc((size_t)count + 1, sizeof *sets);
     if (sets == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for %d settings", count);
     }
     for (int32_t i = 0; i < count; i++) {
-        const char *text = cps_args_get_at(args, "set", i);
-        const char *equals = strchr(text, '=');
-        if (equals == NULL || equals == text) {
+        const char *equals = strchr(texts[i], '=');
+        if (equals == NULL || equals == texts[i]) {
             free_sets(sets, i);
             return cps_fail(CPS_ERR_USAGE,
-                            "--set is '%s': KEY=VALUE is wanted, as in --set fraction=0.1", text);
+                            "--set is '%s': KEY=VALUE is wanted, as in --set fraction=0.1",
+                            texts[i]);
         }
-        sets[i].key = cps_format("%.*s", (int)(equals - text), text);
+        sets[i].key = cps_format("%.*s", (int)(equals - texts[i]), texts[i]);
         sets[i].value = equals + 1;
     }
     *sets_out = sets;
-    *count_out = count;
+    return CPS_OK;
+}
+
+/* What the Lua side is told of this program, owned. */
+typedef struct own_setup {
+    cps_job_setup setup;
+    char *lua;
+    cps_job_rows *rows;
+    cps_job_set *sets;
+    int64_t engine;
+} own_setup;
+
+static void close_setup(own_setup *own) {
+    free_sets(own->sets, own->setup.set_count);
+    free_rows(own->rows, own->engine);
+    free(own->lua);
+}
+
+/* close_setup after this, whatever it returns. */
+static cps_status open_setup(cps_plugins *plugins, const char *const *sets, int32_t set_count,
+                             own_setup *own) {
+    *own = (own_setup){.setup = {.load_objective = load_objective, .context = plugins}};
+    CPS_TRY(cps_machine_lua_folder(&own->lua));
+    CPS_TRY(collect_rows(plugins, &own->rows, &own->engine));
+    CPS_TRY(read_sets(sets, set_count, &own->sets));
+    own->setup.lua_folder = own->lua;
+    own->setup.rows = own->rows;
+    own->setup.sets = own->sets;
+    own->setup.set_count = set_count;
     return CPS_OK;
 }
 
 /* Rank 0: runs the file. */
 static cps_status run_file(const cps_app *app, const char *path, cps_main_job *out) {
-    char *lua = NULL;
-    cps_job_rows *rows = NULL;
-    cps_job_set *sets = NULL;
-    int64_t set_count = 0, engine = 0;
-    cps_status status = cps_machine_lua_folder(&lua);
-    if (status == CPS_OK) {
-        status = collect_rows(out->plugins, &rows, &engine);
+    int32_t count = 0;
+    while (cps_args_get_at(app->args, "set", count) != NULL) {
+        count++;
     }
-    if (status == CPS_OK) {
-        status = read_sets(app->args, &sets, &set_count);
+    const char **sets = calloc((size_t)count + 1, sizeof *sets);
+    if (sets == NULL) {
+        return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for %d settings", count);
     }
+    for (int32_t i = 0; i < count; i++) {
+        sets[i] = cps_args_get_at(app->args, "set", i);
+    }
+    own_setup own;
+    cps_status status = open_setup(out->plugins, sets, count, &own);
     if (status == CPS_OK) {
-        const cps_job_setup setup = {.lua_folder = lua,
-                                     .sets = sets,
-                                     .set_count = set_count,
-                                     .rows = rows,
-                                     .load_objective = load_objective,
-                                     .context = out->plugins};
-        status = cps_job_load(path, &setup, &out->job);
+        status = cps_job_load(path, &own.setup, &out->job);
     }
     if (status == CPS_OK) {
         out->source = cps_job_source(out->job);
     }
-    free_sets(sets, set_count);
-    free_rows(rows, engine);
-    free(lua);
+    close_setup(&own);
+    free(sets);
     return status;
 }
+
+/* ---- sweeps ---- */
+
+enum { MOST_SETS = 256 };
+
+cps_status cps_main_sweep_expand(const cps_json *request, cps_json **result_out) {
+    const cps_json *given = cps_json_get(request, "set");
+    const char *sets[MOST_SETS];
+    int32_t count = 0;
+    for (const cps_json *set = cps_json_first(given); set != NULL; set = cps_json_next(set)) {
+        if (count == MOST_SETS || cps_json_string(set) == NULL) {
+            return cps_fail(CPS_ERR_USAGE, "more than %d times --set", (int)MOST_SETS);
+        }
+        sets[count++] = cps_json_string(set);
+    }
+    cps_plugins *plugins = NULL;
+    CPS_TRY(cps_main_plugins(&plugins));
+    own_setup own;
+    cps_status status = open_setup(plugins, sets, count, &own);
+    if (status == CPS_OK) {
+        status = cps_sweep_expand(cps_json_get_string(request, "path", ""), &own.setup, result_out);
+    }
+    close_setup(&own);
+    cps_plugins_destroy(plugins);
+    return status;
+}
+
+/* ---- on all ranks ---- */
 
 /* Loads what copse.objective.load named, on every rank. */
 static cps_status load_named_plugins(const cps_json *json, cps_plugins *plugins) {

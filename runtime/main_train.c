@@ -18,6 +18,8 @@ const cps_flag cps_train_flags[] = {
     {"runs", 0, "DIR", "folder of runs (default: runs)"},
     {"set", 's', "KEY=VALUE", "gives a parameter that the job declares with copse.arg; repeatable"},
     {"until", 0, "STEP", "stops there with a checkpoint, to be continued"},
+    {"evaluate", 0, NULL,
+     "with --until: makes the evaluations there; the run itself heeds them not"},
     {"fresh", 0, NULL, "moves an older run of this name aside and begins anew"},
     {"other-bits", 0, NULL, "goes on with another build or CPU family than the run began with"},
     {NULL, 0, NULL, NULL},
@@ -69,6 +71,7 @@ static cps_status read_options(const cps_app *app, cps_run_options *options) {
     options->name = cps_args_get(app->args, "run");
     options->runs = cps_args_has(app->args, "runs") ? cps_args_get(app->args, "runs") : "runs";
     options->fresh = cps_args_has(app->args, "fresh");
+    options->evaluate = cps_args_has(app->args, "evaluate");
     options->other_bits = cps_args_has(app->args, "other-bits");
     return cps_args_integer(app->args, "until", 0, INT64_MAX, &options->until);
 }

@@ -198,6 +198,18 @@ local function one_run(own, values, seed, place)
   return { seed = seed, digest = host.digest(text.encode(job, "job")), source = source }, job, read
 end
 
+-- The metric that tables show where the sweep names none: the job's own best, or the first of its first evaluation.
+local function usual_metric(job)
+  if job.checkpoint.best then return job.checkpoint.best end
+  local first = job.evaluate[1]
+  local key = first and (host.kinds[first.kind].metrics or {})[1]
+  if not key then return nil end
+  return first.name .. "." .. key:gsub("{([%w_]+)}", function(option)
+    local value = first[option]
+    return type(value) == "table" and text.number(value[1]) or value and text.number(value) or ""
+  end):gsub("%*$", "loss")
+end
+
 -- What a person wants to know of a job's length.
 local function stages_of(job)
   local list = text.list()
@@ -216,6 +228,7 @@ local function trial(own, number, place)
         shown_values(values, own.names), seed, check.mistakes())
     end
     for name in next, read do used[name] = true end
+    own.usual = own.usual or usual_metric(job)
     runs[#runs + 1], stages = run, stages or stages_of(job)
   end
   local unused = text.list()
@@ -226,6 +239,11 @@ local function trial(own, number, place)
     end
   end
   return { number = number, values = values, unused = unused, runs = runs, stages = stages, reads_seed = used.seed == true }
+end
+
+-- { name, falls } of a metric.
+local function described(metric)
+  return metric and { name = metric, falls = host.less_is_better(metric) } or nil
 end
 
 -- JSON text of the whole sweep (runtime/job/README.md describes it); or nil and the message.
@@ -246,7 +264,8 @@ function expand.load()
     if not one then return nil, why end
     trials[number] = one
   end
-  return text.encode({ name = own.name, metric = own.metric, search = own.search, seeds = own.seeds,
+  own.search.metric = described(own.search.metric)
+  return text.encode({ name = own.name, metric = described(own.metric) or own.search.metric or described(own.usual), search = own.search, seeds = own.seeds,
     parameters = text.list(own.names), trials = trials }, "sweep")
 end
 

@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/options.h"
 #include "base/rng.h"
+#include "eval/config.h"
 #include "model/model.h"
 
 enum { PATH_BYTES = 4096 };
@@ -210,6 +211,12 @@ static int host_digest(lua_State *state) {
     return 1;
 }
 
+/* host.less_is_better(metric) -> bool */
+static int host_less_is_better(lua_State *state) {
+    lua_pushboolean(state, cps_metric_less_is_better(luaL_checkstring(state, 1)));
+    return 1;
+}
+
 /* host.renew_limits(): the next job of a sweep begins */
 static int host_renew_limits(lua_State *state) {
     cps_sandbox_renew(state);
@@ -291,6 +298,7 @@ void cps_job_host_open(lua_State *state, const cps_job_host *host) {
         {"draw", host_draw},
         {"digest", host_digest},
         {"renew_limits", host_renew_limits},
+        {"less_is_better", host_less_is_better},
         {NULL, NULL},
     };
     for (const luaL_Reg *library = libraries; library->name; library++) {

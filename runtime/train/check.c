@@ -167,7 +167,7 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
             (double)memory.program_bytes / mib);
     const double flop = step_flop(plan);
     cps_log(CPS_LOG_INFO,
-            "  a step is at most %.2f TFLOP, the stage %.0f; at 100 GFLOP/s a core, %.1f hours on "
+            "  a step is at most %.3g TFLOP, the stage %.3g; at 100 GFLOP/s a core, %.1f hours on "
             "%d cores",
             flop * 1e-12, flop * 1e-12 * (double)plan->steps,
             flop * (double)plan->steps / (1e11 * (double)ranks * (double)run->options.threads) /

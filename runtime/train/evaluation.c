@@ -26,7 +26,7 @@ static bool is_due(const cps_loop *loop, const cps_evaluation_options *options, 
         (options->every_steps > 0 && done % options->every_steps == 0) ||
         (options->every_epoch && plan->steps_per_epoch > 0 && done % plan->steps_per_epoch == 0);
     return due == CPS_DUE_STAGE_END || (due == CPS_DUE_STEP && now) ||
-           (due == CPS_DUE_REST && !now);
+           ((due == CPS_DUE_REST || due == CPS_DUE_BESIDE) && !now);
 }
 
 /* ---- one evaluation
@@ -275,7 +275,7 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
         cps_heartbeat_doing(loop->heartbeat, false, NULL);
         cps_progress_resume(loop->progress);
     }
-    if (any && status == CPS_OK) {
+    if (any && status == CPS_OK && due != CPS_DUE_BESIDE) {
         loop->state.dirty = true;
         note_best(loop, all);
         *stop_out = *stop_out || early_stop(loop, all);

@@ -212,8 +212,21 @@ static bool reached_until(const cps_loop *loop) {
     return until >= 0 && cps_loop_step(loop) >= until;
 }
 
+/* What --evaluate asks for where --until stops: the evaluations that were not due there anyway. */
+static cps_status evaluate_beside(cps_loop *loop) {
+    bool ignored = false;
+    return loop->run->options.evaluate ? cps_loop_evaluate_due(loop, CPS_DUE_BESIDE, &ignored)
+                                       : CPS_OK;
+}
+
 /* A run that is there already makes no step more; a new one (--until 0) gets its checkpoint. */
 static cps_status stay(cps_loop *loop) {
+    if (loop->run->options.evaluate && !loop->state.stage_done) {
+        CPS_TRY(cps_agree(loop->run->comm, "validation sets", cps_loop_open_validations(loop)));
+        const cps_status status = evaluate_beside(loop);
+        cps_loop_close_embedder(loop);
+        CPS_TRY(status);
+    }
     CPS_TRY(checkpoint(loop));
     loop->left = true;
     cps_log(CPS_LOG_INFO, "run '%s' stands at step %lld, --until %lld asks for no more", loop->name,
@@ -255,6 +268,9 @@ static cps_status after_step(cps_loop *loop, bool *stop_out) {
     }
     const bool leave = (asked & WISH_SIGNAL) != 0 || reached_until(loop);
     const bool due = run->checkpoint.steps > 0 && cps_loop_step(loop) % run->checkpoint.steps == 0;
+    if (reached_until(loop) && !last && !*stop_out) {
+        CPS_TRY(evaluate_beside(loop));
+    }
     if ((leave || due || (asked & WISH_CHECKPOINT) != 0 || loop->state.new_best) && !last &&
         !*stop_out) {
         CPS_TRY(checkpoint(loop));

@@ -21,6 +21,7 @@ typedef struct cps_run_options {
     const char *runs;         /* folder of runs */
     bool fresh;               /* move an older run of this name aside */
     int64_t until;            /* stop there with a checkpoint; -1: no */
+    bool evaluate;            /* before it stops there, evaluate; nothing of the run heeds it */
     bool other_bits;          /* go on with another build or CPU family */
     int32_t threads;          /* compute threads of this rank */
     const char *job_source;   /* the resolved job as Lua text, rank 0 (may be NULL on others) */

@@ -115,8 +115,16 @@ typedef struct cps_memory_plan {
 cps_memory_plan cps_loop_memory(const cps_loop *loop, int32_t ranks);
 
 /* evaluation.c; Collective. Which evaluations are due: after a step; at a stage's end, all of the
- * stage; those of the stage's end that were not due after its last step. */
-typedef enum cps_due { CPS_DUE_NOTHING, CPS_DUE_STEP, CPS_DUE_STAGE_END, CPS_DUE_REST } cps_due;
+ * stage; those of the stage's end that were not due after its last step; the same beside the run:
+ * told, but heeded by nothing (best value, early stop, on_evaluate), so that the run's bits stay
+ * what they are without. */
+typedef enum cps_due {
+    CPS_DUE_NOTHING,
+    CPS_DUE_STEP,
+    CPS_DUE_STAGE_END,
+    CPS_DUE_REST,
+    CPS_DUE_BESIDE
+} cps_due;
 cps_status cps_loop_open_validations(cps_loop *loop)
     CPS_MUST_CHECK; /* at a stage's begin, before its own step is planned */
 cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) CPS_MUST_CHECK;

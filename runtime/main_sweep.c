@@ -1,0 +1,43 @@
+/* copse sweep: options of its commands. The work is lua/copse/commands/sweep.lua. */
+#include "main.h"
+
+#define SET                                                                                        \
+    {                                                                                              \
+        "set", 's', "KEY=VALUE",                                                                   \
+            "gives a parameter that the file declares with copse.arg; repeatable"                  \
+    }
+#define RUNS                                                                                       \
+    { "runs", 0, "DIR", "folder of runs (default: runs)" }
+#define ONLY                                                                                       \
+    { "only", 0, "I,J", "trials with these numbers alone; a range is 3-7" }
+#define END                                                                                        \
+    { NULL, 0, NULL, NULL }
+
+const cps_flag cps_sweep_plan_flags[] = {
+    RUNS, SET, {"check", 0, "N", "how many jobs are opened and costed (default: 3; 0: none)"}, END};
+
+const cps_flag cps_sweep_run_flags[] = {
+    {"jobs", 'j', "K", "trials at once (default: 1)"},
+    {"ranks", 'n', "RANKS", "ranks of each (default: 1)"},
+    {"threads", 't', "T", "compute threads of each rank (default: the cores, shared)"},
+    RUNS,
+    SET,
+    ONLY,
+    {"retries", 0, "N", "how often a run that broke is tried again (default: 2)"},
+    {"again", 0, NULL, "tries again what failed before"},
+    {"task", 0, "I", "does one run, the one at place I where it is free (for arrays)"},
+    {"lost", 0, "SECONDS",
+     "a claim without a sign of life for so long is taken over (default: 120)"},
+    END};
+
+const cps_flag cps_sweep_status_flags[] = {RUNS, SET, END};
+
+const cps_flag cps_sweep_results_flags[] = {
+    RUNS,
+    SET,
+    {"csv", 0, "FILE", "writes a row for each trial, seed and evaluation"},
+    {"json", 0, "FILE", "the same as JSON lines"},
+    {"all", 0, NULL, "every evaluation of a run, not the last of each name alone"},
+    {"metric", 0, "NAME", "what the table is sorted by, <evaluation>.<key>"},
+    {"importance", 0, NULL, "how much of the metric's spread each parameter explains"},
+    END};
