@@ -1,4 +1,5 @@
-/* One case for each message that a wrong job can give: errors.cases, text compared. */
+/* One case for each message that a wrong job can give, errors.cases, and a wrong sweep,
+ * sweeps.cases; text compared. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,6 +13,7 @@ enum { MAX_CASES = 200, MAX_SETS = 8 };
 
 #define BODY                                                                                       \
     "model = copse.model { preset = \"ViT-B-32\" }, data = { paired = copse.shards { \"a.h5\" } }"
+#define JOB "$BODY, stages = { copse.stage { $STAGE, objective = copse.objective.clip {} } }"
 #define STAGE "epochs = 1, global_batch = 128, optimizer = copse.adamw { lr = 1 }"
 
 static char *lua_folder, *folder;
@@ -40,6 +42,7 @@ typedef struct error_case {
     char *title, *job, *wanted;
     cps_job_set sets[MAX_SETS];
     int64_t set_count;
+    bool is_sweep;
 } error_case;
 
 static void append_line(char **text, const char *line, const char *separator) {
@@ -55,17 +58,19 @@ static void add_set(error_case *item, char *line) {
     item->sets[item->set_count++] = (cps_job_set){line, equals + 1};
 }
 
-/* Cuts `text` (kept alive by the caller: sets point into it) into cases. */
-static int read_cases(char *text, error_case *cases) {
-    int count = 0;
+/* Cuts `text` (kept alive by the caller: sets point into it) into cases behind those there are. */
+static int read_cases(char *text, bool is_sweep, error_case *cases, int count) {
+    const int before = count;
     char *rest = NULL;
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         error_case *item = &cases[count - 1];
         if (strncmp(line, "## ", 3) == 0) {
             assert_true(count < MAX_CASES);
-            cases[count++] =
-                (error_case){line + 3, cps_format("%s", ""), cps_format("%s", ""), {{0}}, 0};
-        } else if (count == 0) {
+            cases[count++] = (error_case){.title = line + 3,
+                                          .job = cps_format("%s", ""),
+                                          .wanted = cps_format("%s", ""),
+                                          .is_sweep = is_sweep};
+        } else if (count == before) {
             continue;
         } else if (strncmp(line, "--> ", 4) == 0) {
             append_line(&item->wanted, line + 4, "\n");
@@ -82,11 +87,15 @@ static void run_case(void **state) {
     error_case *item = *state;
     cps_job *job = NULL;
     char *names = presets();
-    item->job = replace(replace(item->job, "$BODY", BODY), "$STAGE", STAGE);
+    item->job = replace(replace(replace(item->job, "$JOB", JOB), "$BODY", BODY), "$STAGE", STAGE);
     item->wanted = replace(replace(item->wanted, "$FOLDER", folder), "$PRESETS", names);
+    cps_json *sweep = NULL;
     const cps_status status =
-        load_text(lua_folder, "case.lua", item->job, item->sets, item->set_count, &job);
+        item->is_sweep
+            ? expand_text(lua_folder, "case.lua", item->job, item->sets, item->set_count, &sweep)
+            : load_text(lua_folder, "case.lua", item->job, item->sets, item->set_count, &job);
     cps_job_destroy(job);
+    cps_json_destroy(sweep);
     free(names);
     assert_int_equal(status, CPS_ERR_USAGE);
     assert_string_equal(cps_fail_message(), item->wanted);
@@ -95,10 +104,11 @@ static void run_case(void **state) {
 int main(void) {
     static error_case cases[MAX_CASES];
     static struct CMUnitTest tests[MAX_CASES];
-    char *text = NULL;
+    char *text = NULL, *sweeps = NULL;
     size_t length = 0;
     lua_folder = test_lua_folder();
-    if (cps_file_read("tests/lua/errors.cases", 1 << 20, &text, &length) != CPS_OK) {
+    if (cps_file_read("tests/lua/errors.cases", 1 << 20, &text, &length) != CPS_OK ||
+        cps_file_read("tests/lua/sweeps.cases", 1 << 20, &sweeps, &length) != CPS_OK) {
         fprintf(stderr, "%s\n", cps_fail_message());
         return 1;
     }
@@ -108,7 +118,7 @@ int main(void) {
         fprintf(stderr, "%s\n", cps_fail_message());
         return 1;
     }
-    const int count = read_cases(text, cases);
+    const int count = read_cases(sweeps, true, cases, read_cases(text, false, cases, 0));
     for (int i = 0; i < count; i++) {
         tests[i] = (struct CMUnitTest){cases[i].title, run_case, NULL, NULL, &cases[i]};
     }
@@ -119,6 +129,7 @@ int main(void) {
         free(cases[i].wanted);
     }
     free(text);
+    free(sweeps);
     free(lua_folder);
     return failed;
 }

@@ -133,6 +133,18 @@ static cps_status load_text_with(const cps_job_rows *rows, const char *lua_folde
     return cps_job_load(name, &setup, job_out);
 }
 
+static inline cps_status expand_text(const char *lua_folder, const char *name, const char *text,
+                                     const cps_job_set *sets, int64_t set_count,
+                                     cps_json **sweep_out) {
+    const cps_job_setup setup = {.lua_folder = lua_folder,
+                                 .sets = sets,
+                                 .set_count = set_count,
+                                 .rows = test_rows(),
+                                 .load_objective = test_load_objective};
+    CPS_TRY(cps_file_write_atomic(name, text, strlen(text)));
+    return cps_sweep_expand(name, &setup, sweep_out);
+}
+
 static cps_status load_text(const char *lua_folder, const char *name, const char *text,
                             const cps_job_set *sets, int64_t set_count, cps_job **job_out) {
     return load_text_with(test_rows(), lua_folder, name, text, sets, set_count, job_out);
