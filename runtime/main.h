@@ -55,7 +55,7 @@ extern const cps_flag cps_common_flags[], cps_ranks_flags[];
 /* Reads argv[first ..] for `command`. USAGE with the nearest name. */
 cps_status cps_args_parse(const cps_command *command, int argc, char **argv, int first,
                           cps_args **args_out) CPS_MUST_CHECK;
-void cps_args_destroy(cps_args *args); /* NULL-safe */
+void cps_args_destroy(cps_args *args);                     /* NULL-safe */
 const cps_command *cps_args_command(const cps_args *args); /* that they were read for */
 /* Flags that stand for the rows of a command; ends with a NULL name. free() with cps_flags_destroy.
  */

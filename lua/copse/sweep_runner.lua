@@ -2,6 +2,7 @@
 -- that must outlive this process is in the ledger.
 local halving = require "copse.halving"
 local ledger = require "copse.ledger"
+local runs = require "copse.runs"
 local sweep = require "copse.sweep"
 
 local runner = {}
@@ -377,15 +378,17 @@ function Runner:reopen()
   end
 end
 
--- Whether the training of an entry still runs, whatever became of its runner: its own heartbeat is young.
+local goes_on = { starting = true, running = true, evaluating = true }
+
+-- Whether the training of an entry still runs, whatever became of its runner: its own heartbeat says so.
 local function heartbeat_check(own, lost)
   return function(key)
     local path = string.format("%s/%s/heartbeat.json", own.folder, key:match("^[^@]+"))
     local facts, content = system.stat(path), system.read(path)
     local beat = content and system.decode(content)
-    if not facts or type(beat) ~= "table" then return false end
-    if beat.state ~= "starting" and beat.state ~= "running" and beat.state ~= "evaluating" then return false end
-    if beat.host == system.host and type(beat.pid) == "number" and not system.alive(math.tointeger(beat.pid)) then return false end
+    if not facts or type(beat) ~= "table" or not goes_on[beat.state] then return false end
+    local lives = runs.lives(beat)
+    if lives ~= nil then return lives end
     return own.book:now() - facts.time < lost
   end
 end
