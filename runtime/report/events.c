@@ -126,8 +126,9 @@ static uint64_t line_key(const cps_json *event) {
         return 0;
     }
     const char *name = is_step ? "" : cps_json_get_string(event, "name", "");
-    char *text =
-        cps_format("%s/%lld/%s", kind, (long long)cps_json_get_integer(event, "step", -1), name);
+    const char *stage = is_step ? "" : cps_json_get_string(event, "stage", "");
+    char *text = cps_format("%s/%lld/%s/%s", kind,
+                            (long long)cps_json_get_integer(event, "step", -1), name, stage);
     const uint64_t key = cps_hash64_text(text);
     free(text);
     return key != 0 ? key : 1;

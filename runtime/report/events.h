@@ -2,8 +2,10 @@
  * each line is one write, so a killed run leaves whole lines but for the last. The file is only
  * ever appended to. A resumed run appends {"event":"resume","step":N}; the rule for readers is
  *   - a resume line with step N takes back every earlier line whose "step" is above N;
- *   - of "step" lines with equal "step", and of "evaluation" lines with equal "name" and "step",
- * the last one counts (what was done again after a resume). cps_events_read applies it. Local. */
+ *   - of "step" lines with equal "step", and of "evaluation" lines with equal "name", "stage" and
+ * "step", the last one counts (what was done again after a resume). cps_events_read applies it. An
+ * "end" line says what one session cost; it has no "step" (but "at_step"): time that was spent is
+ * never taken back. Local. */
 #ifndef CPS_REPORT_EVENTS_H
 #define CPS_REPORT_EVENTS_H
 

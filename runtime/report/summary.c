@@ -12,15 +12,26 @@
 #include "report/progress.h"
 #include "shards/taxon.h"
 
+enum { MAX_LABELS = 256, MAX_NAMES = 128 };
+
 typedef struct metric_row {
-    const char *evaluation, *metric; /* borrowed from the events */
+    const char *evaluation;    /* as shown; borrowed from the events or the table */
+    const char *name, *metric; /* borrowed from the events; name: of the evaluation alone */
     double last, best;
     int64_t best_step, values;
+    bool marked; /* it chose the best checkpoint */
 } metric_row;
 
 typedef struct metric_table {
     metric_row *rows;
     int64_t count, capacity;
+    char *labels[MAX_LABELS]; /* "names (align)" */
+    int32_t label_count;
+    struct {
+        const char *name;
+        bool split;
+    } names[MAX_NAMES]; /* of evaluations, as looked at so far */
+    int32_t name_count;
 } metric_table;
 
 /* A growing text; out of memory is a panic, as in cps_format. */
@@ -59,7 +70,8 @@ bool cps_summary_is_metric(const cps_json *member) {
     return cps_json_is_number(member);
 }
 
-static metric_row *find_row(metric_table *table, const char *evaluation, const char *metric) {
+static metric_row *find_row(metric_table *table, const char *evaluation, const char *name,
+                            const char *metric) {
     for (int64_t i = 0; i < table->count; i++) {
         if (strcmp(table->rows[i].evaluation, evaluation) == 0 &&
             strcmp(table->rows[i].metric, metric) == 0) {
@@ -73,19 +85,34 @@ static metric_row *find_row(metric_table *table, const char *evaluation, const c
         table->rows = longer;
     }
     metric_row *added = &table->rows[table->count++];
-    *added = (metric_row){.evaluation = evaluation, .metric = metric};
+    *added = (metric_row){.evaluation = evaluation, .name = name, .metric = metric};
     return added;
 }
 
-static bool is_marked(const metric_row *row, const char *best_metric) {
-    const size_t length = strlen(row->evaluation);
-    return best_metric != NULL && strncmp(best_metric, row->evaluation, length) == 0 &&
-           best_metric[length] == '.' && strcmp(best_metric + length + 1, row->metric) == 0;
+/* The row of the metric that chose the best checkpoint; of several stages' the one with the best
+ * value. */
+static void mark(metric_table *table, const char *best_metric,
+                 bool (*less_is_better)(const char *metric)) {
+    metric_row *best = NULL;
+    for (int64_t i = 0; i < table->count && best_metric != NULL; i++) {
+        metric_row *row = &table->rows[i];
+        const size_t length = strlen(row->name);
+        if (strncmp(best_metric, row->name, length) != 0 || best_metric[length] != '.' ||
+            strcmp(best_metric + length + 1, row->metric) != 0) {
+            continue;
+        }
+        const bool better = best != NULL && (less_is_better(best_metric) ? row->best < best->best
+                                                                         : row->best > best->best);
+        best = best == NULL || better ? row : best;
+    }
+    if (best != NULL) {
+        best->marked = true;
+    }
 }
 
 static void add_value(metric_row *row, double value, int64_t step,
                       bool (*less_is_better)(const char *metric)) {
-    char *metric = cps_format("%s.%s", row->evaluation, row->metric);
+    char *metric = cps_format("%s.%s", row->name, row->metric);
     const bool less = less_is_better(metric);
     free(metric);
     if (row->values == 0 || (less ? value < row->best : value > row->best)) {
@@ -105,6 +132,60 @@ static const char *name_of(const cps_json *event) {
                                            : NULL;
 }
 
+/* Whether evaluations of that name were made at one step in several stages: of stages that fit and
+ * make no step, all end at the same. Then each stage has rows of its own. */
+static bool is_split(const cps_json *events, const char *name) {
+    int64_t step = -1;
+    const char *stage = NULL;
+    for (const cps_json *at = cps_json_first(events); at != NULL; at = cps_json_next(at)) {
+        if (strcmp(cps_json_get_string(at, "event", ""), "evaluation") != 0 ||
+            strcmp(cps_json_get_string(at, "name", ""), name) != 0) {
+            continue;
+        }
+        const char *now = cps_json_get_string(at, "stage", "");
+        if (stage != NULL && cps_json_get_integer(at, "step", 0) == step &&
+            strcmp(now, stage) != 0) {
+            return true;
+        }
+        step = cps_json_get_integer(at, "step", 0);
+        stage = now;
+    }
+    return false;
+}
+
+/* is_split, asked once a name. */
+static bool is_known_split(metric_table *table, const cps_json *events, const char *name) {
+    for (int32_t i = 0; i < table->name_count; i++) {
+        if (strcmp(table->names[i].name, name) == 0) {
+            return table->names[i].split;
+        }
+    }
+    if (table->name_count == MAX_NAMES) {
+        return false;
+    }
+    table->names[table->name_count].name = name;
+    table->names[table->name_count].split = is_split(events, name);
+    return table->names[table->name_count++].split;
+}
+
+/* What an event's rows are called: `name`, or "name (stage)". */
+static const char *label_of(metric_table *table, const cps_json *events, const cps_json *event,
+                            const char *name) {
+    if (strcmp(cps_json_get_string(event, "event", ""), "evaluation") != 0 ||
+        table->label_count == MAX_LABELS || !is_known_split(table, events, name)) {
+        return name;
+    }
+    char *label = cps_format("%s (%s)", name, cps_json_get_string(event, "stage", ""));
+    for (int32_t i = 0; i < table->label_count; i++) {
+        if (strcmp(table->labels[i], label) == 0) {
+            free(label);
+            return table->labels[i];
+        }
+    }
+    table->labels[table->label_count++] = label;
+    return label;
+}
+
 static void collect(metric_table *table, const cps_json *events,
                     bool (*less_is_better)(const char *metric)) {
     for (const cps_json *at = cps_json_first(events); at != NULL; at = cps_json_next(at)) {
@@ -113,11 +194,12 @@ static void collect(metric_table *table, const cps_json *events,
             continue;
         }
         const int64_t step = cps_json_get_integer(at, "step", 0);
+        const char *label = label_of(table, events, at, name);
         for (const cps_json *member = cps_json_first(at); member != NULL;
              member = cps_json_next(member)) {
             if (cps_summary_is_metric(member)) {
-                add_value(find_row(table, name, cps_json_key(member)), cps_json_number(member),
-                          step, less_is_better);
+                add_value(find_row(table, label, name, cps_json_key(member)),
+                          cps_json_number(member), step, less_is_better);
             }
         }
     }
@@ -162,8 +244,7 @@ static const char *number_text(double value, char buffer[32]) {
 /* Rows of one metric at all ranks of the taxonomy, kingdom first, stand together; `stem` is the
  * length of what their names share. One of them that chose the best checkpoint is shown by itself.
  */
-static bool is_by_rank(const metric_table *table, int64_t first, const char *best_metric,
-                       int *stem_out) {
+static bool is_by_rank(const metric_table *table, int64_t first, int *stem_out) {
     const metric_row *row = &table->rows[first];
     const char *const kingdom = cps_taxon_rank_names[0];
     const size_t length = strlen(row->metric), end = strlen(kingdom);
@@ -175,7 +256,7 @@ static bool is_by_rank(const metric_table *table, int64_t first, const char *bes
         if (strcmp(row[rank].evaluation, row->evaluation) != 0 ||
             strncmp(row[rank].metric, row->metric, length - end) != 0 ||
             strcmp(row[rank].metric + length - end, cps_taxon_rank_names[rank]) != 0 ||
-            is_marked(&row[rank], best_metric)) {
+            row[rank].marked) {
             return false;
         }
     }
@@ -209,7 +290,7 @@ static void put_interval(text_page *page, const metric_table *table, const metri
     }
 }
 
-static void put_table(text_page *page, const metric_table *table, const cps_summary_facts *facts) {
+static void put_table(text_page *page, const metric_table *table) {
     int name_width = 10, metric_width = 6;
     for (int64_t i = 0; i < table->count; i++) {
         const int name = (int)strnlen(table->rows[i].evaluation, 40);
@@ -229,20 +310,19 @@ static void put_table(text_page *page, const metric_table *table, const cps_summ
         }
         const bool again = above != NULL && strcmp(row->evaluation, above) == 0;
         above = row->evaluation;
-        const bool mark = is_marked(row, facts->best_metric);
         char last[32], best[32];
         int stem;
-        if (again && is_by_rank(table, i, facts->best_metric, &stem)) {
+        if (again && is_by_rank(table, i, &stem)) {
             put_by_rank(page, row, stem, name_width, metric_width);
             i += CPS_TAXON_RANKS - 1;
             continue;
         }
         put(page, "%-*.40s  %-*.40s  %10s  %10s  %9lld%s", name_width, again ? "" : row->evaluation,
             metric_width, row->metric, number_text(row->last, last), number_text(row->best, best),
-            (long long)row->best_step, mark ? " *" : "");
+            (long long)row->best_step, row->marked ? " *" : "");
         put_interval(page, table, row);
         put(page, "\n");
-        marked = marked || mark;
+        marked = marked || row->marked;
     }
     if (marked) {
         put(page, "* the checkpoint of this step is kept as the best\n");
@@ -279,10 +359,14 @@ char *cps_summary_text(const cps_json *events, const cps_summary_facts *facts,
     metric_table table = {0};
     text_page page = {0};
     collect(&table, events, less_is_better);
+    mark(&table, facts->best_metric, less_is_better);
     if (table.count > 0) {
-        put_table(&page, &table, facts);
+        put_table(&page, &table);
     }
     put_facts(&page, facts);
+    for (int32_t i = 0; i < table.label_count; i++) {
+        free(table.labels[i]);
+    }
     free(table.rows);
     return page.text;
 }

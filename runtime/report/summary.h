@@ -1,6 +1,8 @@
 /* The table at the end of a run: evaluations, and what `finish` of a stage reports, by metric, last
  * and best values with the step of the best, and below it steps, rate, time and memory. Made from
- * the events of the run, so a resumed run shows all of it. Returns text; printing is main's. Local.
+ * the events of the run, so a resumed run shows all of it. Where stages evaluate one name at one
+ * step (stages that fit and make no step), each stage has rows of its own. Returns text; printing
+ * is main's. Local.
  */
 #ifndef CPS_REPORT_SUMMARY_H
 #define CPS_REPORT_SUMMARY_H

@@ -235,6 +235,7 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
     cps_json_add_string(event, "event", "evaluation");
     cps_json_add_string(event, "name", name);
     cps_json_add_number(event, "step", (double)cps_loop_step(loop));
+    cps_json_add_string(event, "stage", loop->run->stages[loop->state.stage].plan->options.name);
     cps_status status = CPS_OK;
     for (const cps_json *metric = cps_json_first(metrics); metric != NULL;
          metric = cps_json_next(metric)) {
@@ -263,18 +264,78 @@ cps_status cps_loop_report_evaluation(cps_loop *loop, const char *name, const cp
  */
 
 /* Most of any rank. Collective. */
-static int64_t most(cps_loop *loop, int64_t own) {
+static int64_t most(cps_loop *loop, const char *what, int64_t own) {
     cps_comm *comm = loop->run->comm;
-    cps_loop_gather(loop, comm, "peak memory", own);
+    cps_loop_gather(loop, comm, what, own);
     for (int32_t r = 0; r < cps_comm_size(comm); r++) {
         own = cps_max_i64(own, loop->rank_values[r]);
     }
     return own;
 }
 
+static int64_t bytes_sent(const cps_loop *loop) {
+    uint64_t sent = 0, received = 0;
+    cps_comm_traffic(loop->run->comm, &sent, &received);
+    return (int64_t)sent;
+}
+
+static double samples_per_second(const cps_loop *loop) {
+    return loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : (double)NAN;
+}
+
+/* What this session cost. A run that was complete before has no events to write to. */
+static void write_end(cps_loop *loop, int64_t peak, int64_t sent) {
+    cps_json *event = cps_json_new_object();
+    cps_json_add_string(event, "event", "end");
+    cps_json_add_number(event, "at_step", (double)cps_loop_step(loop));
+    cps_json_add_number(event, "wall_seconds", cps_seconds() - loop->start_time);
+    cps_timing_add_json(&loop->timing, event, "seconds");
+    cps_json_add_number(event, "loader_seconds", loop->loader_seconds);
+    cps_json_add_number(event, "exchange_seconds", loop->exchange_seconds);
+    cps_json_add_number(event, "product_seconds", loop->product_seconds);
+    cps_json_add_number(event, "samples", (double)loop->samples);
+    cps_json_add_number(event, "samples_per_second", samples_per_second(loop));
+    cps_json_add_number(event, "peak_memory_bytes", (double)peak);
+    cps_json_add_number(event, "bytes_sent", (double)sent);
+    cps_json_add_number(event, "ranks", cps_comm_size(loop->run->comm));
+    cps_json_add_number(event, "threads", loop->run->options.threads);
+    if (cps_events_write(loop->events, event) != CPS_OK) {
+        cps_log(CPS_LOG_WARN, "%s", cps_fail_message());
+        cps_fail_clear();
+    }
+    cps_json_destroy(event);
+}
+
+/* "time: start 0:01, steps 0:05 (products 20 %, waiting for data 3 %, for other ranks 7 %), ..."
+ * Phases below half a second are left out. */
+static void log_time(const cps_loop *loop) {
+    char line[512] = "", duration[32];
+    int used = 0;
+    for (int32_t i = 0; i < loop->timing.count; i++) {
+        if (loop->timing.seconds[i] < 0.5) {
+            continue;
+        }
+        used +=
+            snprintf(line + used, sizeof line - (size_t)used, "%s%s %s", used > 0 ? ", " : "",
+                     loop->timing.names[i], cps_duration_text(loop->timing.seconds[i], duration));
+        if (strcmp(loop->timing.names[i], "steps") == 0 && loop->step_seconds > 0.0) {
+            const double whole = 0.01 * loop->step_seconds;
+            used +=
+                snprintf(line + used, sizeof line - (size_t)used,
+                         " (products %.0f %%, waiting for data %.0f %%, for other ranks %.0f %%)",
+                         loop->product_seconds / whole, loop->loader_seconds / whole,
+                         loop->exchange_seconds / whole);
+        }
+    }
+    if (used > 0) {
+        cps_log(CPS_LOG_INFO, "time: %s", line);
+    }
+}
+
 void cps_loop_finish_report(cps_loop *loop) {
     cps_run *run = loop->run;
-    const int64_t peak = most(loop, cps_peak_memory_bytes());
+    const int64_t peak = most(loop, "peak memory", cps_peak_memory_bytes());
+    const int64_t sent = most(loop, "bytes sent", bytes_sent(loop));
     if (loop->quarantine != NULL && cps_quarantine_flush(loop->quarantine, run->comm) != CPS_OK) {
         cps_log(CPS_LOG_WARN, "%s", cps_fail_message());
     }
@@ -283,21 +344,20 @@ void cps_loop_finish_report(cps_loop *loop) {
     if (cps_comm_rank(run->comm) != 0) {
         return;
     }
+    write_end(loop, peak, sent);
     char *path = in_folder(loop, "events.jsonl");
     cps_json *events = NULL;
     if (cps_events_read(path, &events, NULL) == CPS_OK) {
-        const cps_summary_facts facts = {
-            .run = loop->name,
-            .steps = cps_loop_step(loop),
-            .skipped = loop->state.skipped,
-            .seconds = cps_seconds() - loop->start_time,
-            .samples_per_second =
-                loop->step_seconds > 0.0 ? (double)loop->samples / loop->step_seconds : (double)NAN,
-            .bad_images = loop->state.bad_images,
-            .peak_memory_bytes = peak,
-            .ranks = cps_comm_size(run->comm),
-            .threads = run->options.threads,
-            .best_metric = run->checkpoint.best};
+        const cps_summary_facts facts = {.run = loop->name,
+                                         .steps = cps_loop_step(loop),
+                                         .skipped = loop->state.skipped,
+                                         .seconds = cps_seconds() - loop->start_time,
+                                         .samples_per_second = samples_per_second(loop),
+                                         .bad_images = loop->state.bad_images,
+                                         .peak_memory_bytes = peak,
+                                         .ranks = cps_comm_size(run->comm),
+                                         .threads = run->options.threads,
+                                         .best_metric = run->checkpoint.best};
         char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
         if (text != NULL) {
             cps_log(CPS_LOG_INFO, "%s", text);
@@ -308,10 +368,8 @@ void cps_loop_finish_report(cps_loop *loop) {
             cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned",
                     (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
         }
-        cps_log(CPS_LOG_INFO,
-                "products took %.0f %% of the steps' time; everything of the run is in '%s'",
-                loop->step_seconds > 0.0 ? 100.0 * loop->product_seconds / loop->step_seconds : 0.0,
-                loop->folder);
+        log_time(loop);
+        cps_log(CPS_LOG_INFO, "everything of the run is in '%s'", loop->folder);
     }
     free(path);
 }

@@ -146,6 +146,29 @@ static void equal_steps_of_other_evaluations_stay(void **state) {
     cps_json_destroy(array);
 }
 
+/* Stages that make no step evaluate one name at one step; what a session cost stays for good. */
+static void stages_and_ends_stay(void **state) {
+    (void)state;
+    append_text(
+        "{\"event\":\"evaluation\",\"name\":\"a\",\"step\":5,\"stage\":\"one\",\"top1\":1}\n"
+        "{\"event\":\"evaluation\",\"name\":\"a\",\"step\":5,\"stage\":\"two\",\"top1\":2}\n"
+        "{\"event\":\"end\",\"at_step\":5,\"wall_seconds\":9}\n"
+        "{\"event\":\"resume\",\"step\":3}\n"
+        "{\"event\":\"evaluation\",\"name\":\"a\",\"step\":5,\"stage\":\"one\",\"top1\":3}\n"
+        "{\"event\":\"evaluation\",\"name\":\"a\",\"step\":5,\"stage\":\"two\",\"top1\":4}\n"
+        "{\"event\":\"evaluation\",\"name\":\"a\",\"step\":5,\"stage\":\"two\",\"top1\":5}\n"
+        "{\"event\":\"end\",\"at_step\":5,\"wall_seconds\":7}\n");
+    cps_json *array = read_events(NULL);
+    static const char *const kinds[] = {"end", "resume", "evaluation", "evaluation", "end"};
+    assert_int_equal(cps_json_count(array), 5);
+    for (int i = 0; i < 5; i++) {
+        assert_string_equal(cps_json_get_string(cps_json_at(array, i), "event", ""), kinds[i]);
+    }
+    assert_float_equal(cps_json_get_number(cps_json_at(array, 2), "top1", 0), 3.0, 0);
+    assert_float_equal(cps_json_get_number(cps_json_at(array, 3), "top1", 0), 5.0, 0);
+    cps_json_destroy(array);
+}
+
 static void broken_lines_are_counted(void **state) {
     (void)state;
     append_text("{\"event\":\"a\"}\nnot json\n[1]\n\n{\"event\":\"b\"}\n");
@@ -175,6 +198,7 @@ int main(void) {
         CASE(long_unfinished_lines_are_cut),
         CASE(resume_takes_back_later_lines),
         CASE(equal_steps_of_other_evaluations_stay),
+        CASE(stages_and_ends_stay),
         CASE(broken_lines_are_counted),
         CASE(missing_file_is_empty_and_no_folder_fails),
     };

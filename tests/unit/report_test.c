@@ -167,6 +167,37 @@ static void summary_table(void **state) {
     cps_json_destroy(events);
 }
 
+/* Stages that end at one step: rows of their own, and one of them has the best value. Stages at
+ * different steps go on in one row. */
+static void summary_of_stages(void **state) {
+    (void)state;
+    static const char text[] =
+        "[{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":8,\"stage\":\"clip\",\"top1\":0.25},"
+        "{\"event\":\"evaluation\",\"name\":\"val\",\"step\":4,\"stage\":\"clip\",\"loss\":3},"
+        "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":8,\"stage\":\"ridge\",\"top1\":0.75},"
+        "{\"event\":\"evaluation\",\"name\":\"val\",\"step\":8,\"stage\":\"ridge\",\"loss\":2},"
+        "{\"event\":\"evaluation\",\"name\":\"cls\",\"step\":8,\"stage\":\"more\",\"top1\":0.5}]";
+    cps_json *events = NULL;
+    assert_int_equal(cps_json_parse(text, sizeof text - 1, "test", &events), CPS_OK);
+    const cps_summary_facts facts = {.run = "r",
+                                     .steps = 8,
+                                     .seconds = (double)NAN,
+                                     .samples_per_second = (double)NAN,
+                                     .ranks = 1,
+                                     .threads = 1,
+                                     .best_metric = "cls.top1"};
+    char *page = cps_summary_text(events, &facts, is_rank);
+    assert_string_equal(page, "evaluation   metric        last        best    at step\n"
+                              "cls (clip)   top1        0.2500      0.2500          8\n"
+                              "val          loss        2.0000      3.0000          4\n"
+                              "cls (ridge)  top1        0.7500      0.7500          8 *\n"
+                              "cls (more)   top1        0.5000      0.5000          8\n"
+                              "* the checkpoint of this step is kept as the best\n"
+                              "r: 8 steps  1 rank x 1 thread\n");
+    free(page);
+    cps_json_destroy(events);
+}
+
 /* The ranks of the taxonomy share a line, unless one of them chose the best checkpoint. */
 static void summary_by_rank(void **state) {
     (void)state;
@@ -266,6 +297,7 @@ int main(void) {
         cmocka_unit_test(phases_nest_and_add_up),
         cmocka_unit_test(peak_memory_grows),
         cmocka_unit_test(summary_table),
+        cmocka_unit_test(summary_of_stages),
         cmocka_unit_test(summary_by_rank),
         cmocka_unit_test(summary_without_evaluations),
         cmocka_unit_test(provenance_keeps_earlier_sessions),
