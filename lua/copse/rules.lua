@@ -148,7 +148,7 @@ end
 
 -- What is said of another metric.
 local function is_beside(key)
-  return key == "chance" or key:find("_low$") or key:find("_high$")
+  return key:find("chance$") or key:find("_low$") or key:find("_high$")
 end
 
 -- Names that a key stands for: one for each number of an option ("{k}"), one for each rank.

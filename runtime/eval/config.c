@@ -205,6 +205,9 @@ const char *const cps_knn_metrics[] = {
     "rank_{rank}", "shared_depth", "tree_distance", "purity_{rank}", NULL};
 const char *const cps_few_shot_metrics[] = {"shot{shots}",
                                             "shot{shots}_std",
+                                            "shot{shots}_low",
+                                            "shot{shots}_high",
+                                            "shot{shots}_chance",
                                             "shot{shots}_rank_{rank}",
                                             "shot{shots}_shared_depth",
                                             "shot{shots}_tree_distance",

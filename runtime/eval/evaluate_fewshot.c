@@ -5,7 +5,9 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/numeric.h"
 #include "comm/agree.h"
+#include "eval/interval.h"
 
 cps_status cps_few_shot_check_data(const cps_few_shot_options *options, const cps_stream *data) {
     const int64_t records = cps_stream_records(data);
@@ -84,21 +86,53 @@ static void add_ranks(cps_evaluation *run, const cps_few_shot_result *result,
     cps_rank_counts_report(&counts, prefix, run->metrics);
 }
 
-static void add_metrics(cps_evaluation *run, const cps_few_shot_result *result) {
+/* How sure `shot->mean` is: samples are resampled with their answers in all folds. */
+static cps_status find_interval(const cps_evaluation *run, const cps_few_shot_result *result,
+                                const cps_shot_result *shot, double *low_out, double *high_out) {
+    cps_tally *tallies = cps_allocate_zero(result->rows, 1, sizeof *tallies);
+    int64_t samples = 0;
+    if (tallies == NULL) {
+        return cps_evaluation_out_of_memory(run);
+    }
+    for (int64_t i = 0; i < result->rows; i++) {
+        cps_tally tally = {0};
+        for (int64_t fold = 0; fold < result->folds; fold++) {
+            const int32_t predicted = shot->predicted[fold * result->rows + i];
+            tally.asked += predicted >= 0;
+            tally.hits += predicted >= 0 && predicted == run->labels[i];
+        }
+        if (tally.asked > 0) {
+            tallies[samples++] = tally;
+        }
+    }
+    const cps_status status = cps_tally_interval(tallies, samples, low_out, high_out);
+    free(tallies);
+    return status;
+}
+
+static void add_number(cps_evaluation *run, const cps_shot_result *shot, const char *ending,
+                       double value) {
+    char key[64];
+    snprintf(key, sizeof key, "shot%lld%s", (long long)shot->k, ending);
+    cps_json_add_number(run->metrics, key, value);
+}
+
+static cps_status add_metrics(cps_evaluation *run, const cps_few_shot_result *result) {
     int64_t labelled = 0;
     for (int64_t i = 0; i < run->images.rows; i++) {
         labelled += run->labels[i] >= 0;
     }
     for (int64_t i = 0; i < result->shot_count; i++) {
         const cps_shot_result *shot = &result->shots[i];
-        char key[64];
-        snprintf(key, sizeof key, "shot%lld", (long long)shot->k);
-        cps_json_add_number(run->metrics, key, shot->mean);
-        snprintf(key, sizeof key, "shot%lld_std", (long long)shot->k);
-        cps_json_add_number(run->metrics, key, shot->std);
+        double low, high;
+        CPS_TRY(find_interval(run, result, shot, &low, &high));
+        add_number(run, shot, "", shot->mean);
+        add_number(run, shot, "_std", shot->std);
+        add_number(run, shot, "_low", low);
+        add_number(run, shot, "_high", high);
+        add_number(run, shot, "_chance", 1.0 / (double)shot->class_count);
         if (shot->short_count > 0) {
-            snprintf(key, sizeof key, "shot%lld_short_classes", (long long)shot->k);
-            cps_json_add_number(run->metrics, key, (double)shot->short_count);
+            add_number(run, shot, "_short_classes", (double)shot->short_count);
         }
     }
     cps_json_add_number(run->metrics, "samples", (double)labelled);
@@ -106,6 +140,7 @@ static void add_metrics(cps_evaluation *run, const cps_few_shot_result *result) 
         cps_json_add_number(run->metrics, "unlabelled", (double)(run->images.rows - labelled));
     }
     cps_evaluation_add_left_out(run, run->images.left_out_count, run->images.non_finite);
+    return CPS_OK;
 }
 
 cps_status cps_evaluate_few_shot(cps_evaluation *run) {
@@ -118,8 +153,8 @@ cps_status cps_evaluate_few_shot(cps_evaluation *run) {
                                           &result),
                              "%s", run->where));
     report_short_classes(run, &result);
-    add_metrics(run, &result);
-    cps_status status = cps_agree(comm, "evaluation", take_taxonomy(run));
+    cps_status status = cps_agree(comm, "evaluation", add_metrics(run, &result));
+    status = status != CPS_OK ? status : cps_agree(comm, "evaluation", take_taxonomy(run));
     for (int64_t i = 0; i < result.shot_count && run->taxonomy != NULL && status == CPS_OK; i++) {
         add_ranks(run, &result, &result.shots[i]);
     }

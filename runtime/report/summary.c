@@ -218,12 +218,12 @@ static const metric_row *row_of(const metric_table *table, const char *evaluatio
     return NULL;
 }
 
-/* Rows that stand beside another one's value: "top1_low" and "top1_high" beside "top1", "chance"
- * beside the first that has these. */
+/* Rows that stand beside another one's value: "top1_low" and "top1_high" beside "top1",
+ * "shot5_chance" beside "shot5", "chance" beside the first that has an interval. */
 static bool is_beside(const metric_table *table, const metric_row *row) {
-    static const char *const endings[] = {"_low", "_high"};
+    static const char *const endings[] = {"_low", "_high", "_chance"};
     const size_t length = strlen(row->metric);
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
         const size_t end = strlen(endings[i]);
         if (length > end && strcmp(row->metric + length - end, endings[i]) == 0) {
             char stem[64];
@@ -280,10 +280,11 @@ static void put_by_rank(text_page *page, const metric_row *rows, int stem, int n
 static void put_interval(text_page *page, const metric_table *table, const metric_row *row) {
     const metric_row *low = row_of(table, row->evaluation, row->metric, "_low"),
                      *high = row_of(table, row->evaluation, row->metric, "_high"),
-                     *chance = row_of(table, row->evaluation, "chance", "");
+                     *chance = row_of(table, row->evaluation, row->metric, "_chance");
     if (low == NULL || high == NULL) {
         return;
     }
+    chance = chance != NULL ? chance : row_of(table, row->evaluation, "chance", "");
     put(page, "  95 %% in %.4f .. %.4f", low->last, high->last);
     if (chance != NULL) {
         put(page, ", chance %.4f", chance->last);

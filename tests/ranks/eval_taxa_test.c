@@ -47,6 +47,10 @@ static void check_few_shot(cps_comm *comm, int64_t count, const outcome *out) {
     CHECK(cps_json_get_number(out->metrics, "shot3", -1) == mean);
     CHECK(fabs(cps_json_get_number(out->metrics, "shot3_std", -1) -
                fabs(accuracy[0] - accuracy[1]) / 2.0) < 1e-15);
+    const double low = cps_json_get_number(out->metrics, "shot3_low", -1),
+                 high = cps_json_get_number(out->metrics, "shot3_high", -1);
+    CHECK(low >= 0 && low <= mean && mean <= high && high <= 1 && (low < high || mean == 1));
+    CHECK(cps_json_get_number(out->metrics, "shot3_chance", -1) == 1.0 / CLASSES);
     CHECK(cps_json_get_integer(out->metrics, "samples", -1) == labelled);
 }
 

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "eval/interval.h"
 #include "eval/predictions.h"
@@ -250,6 +251,35 @@ static void interval_values(void **state) {
     assert_true(low == 0.0 && high >= 2e-9 && high <= 4e-9);
 }
 
+/* Asked once, samples are a share. Asked several times with the same answers they tell no more than
+ * when asked once: folds are no samples. Of those that were asked more often more is heard. */
+static void interval_of_tallies(void **state) {
+    (void)state;
+    enum { SAMPLES = 101 };
+    cps_tally once[SAMPLES], often[SAMPLES];
+    double low, high, other_low, other_high;
+    for (int i = 0; i < SAMPLES; i++) {
+        once[i] = (cps_tally){.hits = i % 3 == 0, .asked = 1};
+        often[i] = (cps_tally){.hits = 5 * once[i].hits, .asked = 5};
+    }
+    assert_int_equal(cps_share_interval(34, SAMPLES, &low, &high), CPS_OK);
+    assert_int_equal(cps_tally_interval(once, SAMPLES, &other_low, &other_high), CPS_OK);
+    assert_true(fabs(low - other_low) < 0.021 && fabs(high - other_high) < 0.021);
+    assert_int_equal(cps_tally_interval(often, SAMPLES, &low, &high), CPS_OK);
+    assert_true(low == other_low && high == other_high && low < 34.0 / 101 && high > 34.0 / 101);
+    assert_int_equal(cps_pool_start(3), CPS_OK);
+    assert_int_equal(cps_tally_interval(once, SAMPLES, &low, &high), CPS_OK);
+    cps_pool_stop();
+    assert_true(low == other_low && high == other_high);
+    for (int i = 0; i < SAMPLES; i++) {
+        often[i] = (cps_tally){.hits = i % 2 == 0 ? 9 : 0, .asked = i % 2 == 0 ? 9 : 1};
+    }
+    assert_int_equal(cps_tally_interval(often, SAMPLES, &low, &high), CPS_OK);
+    assert_true(low > 0.8 && low < 51 * 9.0 / (51 * 9 + 50) && high > low && high < 1.0);
+    assert_int_equal(cps_tally_interval(often, 1, &low, &high), CPS_OK);
+    assert_true(low == 1.0 && high == 1.0);
+}
+
 static void top_five_of_six(void **state) {
     (void)state;
     int32_t index[] = {0, 1, 2, 3, 4, 5, /**/ 0, 1, 2, 3, 4, 5};
@@ -458,6 +488,7 @@ int main(void) {
         cmocka_unit_test(classification),
         cmocka_unit_test(interval_of_resamples),
         cmocka_unit_test(interval_values),
+        cmocka_unit_test(interval_of_tallies),
         cmocka_unit_test(top_five_of_six),
         cmocka_unit_test(join_class_lists),
         cmocka_unit_test(retrieval_numbers),
