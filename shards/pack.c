@@ -26,6 +26,9 @@
 
 enum { DEFAULT_SHARD_IMAGES = 10000, MAX_SHARDS = 100000 };
 
+const char *const cps_table_formats[] = {
+    [CPS_TABLE_PLAIN] = "table", [CPS_TABLE_AGRICLIP] = "agriclip-captions", NULL};
+
 #define AT(member) .offset = offsetof(cps_pack_options, member)
 const cps_option cps_pack_option_rows[] = {
     {.name = "file_column",
@@ -43,7 +46,7 @@ const cps_option cps_pack_option_rows[] = {
     {.name = "format",
      .kind = CPS_OPT_CHOICE,
      .default_text = "table",
-     .choices = (const char *const[]){"table", "agriclip-captions", NULL},
+     .choices = cps_table_formats,
      .help = "How tables are written: table (CSV or TSV), agriclip-captions (the caption file that "
              "AgriCLIP's authors share; class folders are the labels).",
      AT(format)},
@@ -246,7 +249,7 @@ static cps_status read_sources(const cps_pack_options *options, cps_plan *plan,
                                       .caption_optional = options->caption_optional,
                                       .label = options->label_column,
                                       .root = options->root,
-                                      .agriclip = options->format == 1};
+                                      .agriclip = options->format == CPS_TABLE_AGRICLIP};
     CPS_TRY(check_options(options));
     for (int64_t i = 0; i < options->source_count; ++i) {
         const char *source = options->sources[i];

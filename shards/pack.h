@@ -16,6 +16,10 @@
 #include "shards/table_agriclip.h"
 #include "shards/taxa.h"
 
+/* How tables are written: as CSV or TSV, or as AgriCLIP's caption file (table_agriclip.h). */
+typedef enum cps_table_format { CPS_TABLE_PLAIN, CPS_TABLE_AGRICLIP } cps_table_format;
+extern const char *const cps_table_formats[]; /* names of these, then NULL */
+
 typedef struct cps_pack_options {
     /* Shards are named OUT-00000.h5 ...; with split OUT-train-00000.h5 ... and OUT-val-00000.h5
      * ...; when OUT is a folder or ends with '/': OUT/data-00000.h5, OUT/train-..., OUT/val-... */
@@ -26,7 +30,7 @@ typedef struct cps_pack_options {
     const char *caption_column; /* NULL: "caption"; "": the tables have no captions */
     bool caption_optional; /* a table without that column has none, unless one is named nearly so */
     const char *label_column;   /* NULL: "label" if there is one; "": none */
-    int32_t format;             /* of tables; 1: AgriCLIP's caption file (table_agriclip.h) */
+    int32_t format;             /* of tables: cps_table_format */
     const char *root;           /* NULL, or the folder that the tables' files are relative to */
     const char *class_captions; /* NULL, or a table of captions by class, which all records of the
                                    class get (plan.h) */

@@ -12,14 +12,25 @@ local child, enter = check.child, check.enter
 
 -- ---- data --------------------------------------------------------------------------------------------------------------------
 
+-- What only packing can do, and why shards do not take it.
+local with_source = {
+  classes = "shards hold their class names",
+  format = "shards have one format",
+  root = "shards hold their pictures",
+  class_captions = "shards hold their captions, 'copse pack --class-captions' puts them there",
+  allow_missing = "shards hold their pictures",
+}
+
 local function subset_rules(set, place)
   if (set.fraction or 0) > 0 and (set.count or 0) > 0 then
     check.report(place, "has fraction = %s and count = %d: give one of them", text.number(set.fraction), set.count)
   end
-  if set.classes and not set.source then
-    check.report(child(place, "classes"), "goes with source alone: shards hold their class names")
+  for _, key in ipairs(set.source and {} or text.sorted_keys(with_source)) do
+    if set[key] and set[key] ~= "table" then check.report(child(place, key), "goes with source alone: %s", with_source[key]) end
   end
 end
+
+local source_paths = { source = true, classes = true, root = true, class_captions = true }
 
 -- uses: collects { place, name, stream } of every rest_of.
 local function shards(value, place, uses, stream)
@@ -27,7 +38,7 @@ local function shards(value, place, uses, stream)
   local kind = origin and check.kind("shards", place)
   if not kind then return nil end
   place = enter(place, origin)
-  local set = check.rows(kind.rows, value, place, { also = { [1] = true }, paths = { source = true, classes = true } })
+  local set = check.rows(kind.rows, value, place, { also = { [1] = true }, paths = source_paths })
   local patterns = text.list()
   for i, pattern in ipairs(value) do
     pattern = check.text(child(place, i), pattern)

@@ -1,6 +1,7 @@
 #include "data/config.h"
 
 #include "data/stream.h"
+#include "shards/pack.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +23,28 @@ const cps_option cps_shards_rows[] = {
      .help =
          "a file of class names, one a line in index order (with source; default: sorted labels)",
      .offset = offsetof(cps_shards_options, classes)},
+    {.name = "format",
+     .kind = CPS_OPT_CHOICE,
+     .help =
+         "how the source is written: a table, or the caption file that AgriCLIP's authors share "
+         "(class folders are the labels)",
+     .default_text = "table",
+     .choices = cps_table_formats,
+     .offset = offsetof(cps_shards_options, format)},
+    {.name = "root",
+     .kind = CPS_OPT_STRING,
+     .help = "folder that the source's files are relative to (default: the source's)",
+     .offset = offsetof(cps_shards_options, root)},
+    {.name = "class_captions",
+     .kind = CPS_OPT_STRING,
+     .help = "a table of label and caption, several rows a class: all records of a class get its "
+             "captions (with source)",
+     .offset = offsetof(cps_shards_options, class_captions)},
+    {.name = "allow_missing",
+     .kind = CPS_OPT_BOOL,
+     .help = "records whose file is not there are left out (with source)",
+     .default_text = "false",
+     .offset = offsetof(cps_shards_options, allow_missing)},
     {.name = "caption",
      .kind = CPS_OPT_STRING,
      .help = "text field that gives the captions",

@@ -9,10 +9,13 @@
 typedef struct cps_shards_options {
     int64_t pattern_count;
     const char *const
-        *patterns;        /* absolute path patterns of shards; none where `source` is given */
-    const char *source;   /* absolute path of a CSV or TSV, or NULL */
-    const char *classes;  /* absolute path of a file of class names in index order, or NULL: sorted
-                             (with `source`) */
+        *patterns;      /* absolute path patterns of shards; none where `source` is given */
+    const char *source; /* absolute path of a CSV or TSV, or NULL */
+    /* With `source` alone, as cps_pack_options (shards/pack.h) has them; paths are absolute. */
+    const char *classes; /* a file of class names in index order, or NULL: sorted */
+    int32_t format;
+    const char *root, *class_captions;
+    bool allow_missing;
     const char *caption;  /* text field that gives the captions */
     int32_t caption_draw; /* 0: at each access, 1: fixed */
     const char *rest_of;  /* the records that stream `rest_of` leaves out, or NULL */

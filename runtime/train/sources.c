@@ -1,5 +1,6 @@
 /* copse.shards { source = "train.csv" }: packed once below <runs>/shards, under a name that follows
- * from the table's text and the class list, so that every run, and every later one, finds it. */
+ * from the text of its tables and how they are packed, so that every run, and every later one,
+ * finds it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,11 +33,31 @@ static cps_status add_file(cps_hash *hash, const char *path) {
     return CPS_OK;
 }
 
+/* What only some sets say; nothing where it is not said. */
+static cps_status add_more(cps_hash *hash, const cps_shards_options *set) {
+    const char *const texts[] = {
+        set->format != CPS_TABLE_PLAIN ? cps_table_formats[set->format] : NULL, set->root,
+        set->class_captions, set->allow_missing ? "allow_missing" : NULL};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (texts[i] != NULL) {
+            cps_hash_add(hash, &i, sizeof i);
+            cps_hash_add(hash, texts[i], strlen(texts[i]) + 1);
+        }
+    }
+    return cps_fail_context(add_file(hash, set->class_captions), "a set's class_captions");
+}
+
 /* "<runs>/shards/<stem>-<digest>": table's path and text, class list, format of shards, rules of
  * packing. */
 static cps_status packed_folder(const cps_run *run, const cps_shards_options *set,
                                 char **folder_out) {
     const int format[2] = {CPS_SHARD_FORMAT, CPS_PACK_RULES};
+    if (cps_dir_exists(set->source)) {
+        return cps_fail(CPS_ERR_USAGE,
+                        "a set's source: '%s' is a folder, a CSV or TSV is wanted: pack the folder "
+                        "with 'copse pack' and name its shards",
+                        set->source);
+    }
     cps_hash *hash = cps_hash_create();
     cps_hash_add(hash, set->source, strlen(set->source));
     cps_hash_add(hash, format, sizeof format);
@@ -45,6 +66,7 @@ static cps_status packed_folder(const cps_run *run, const cps_shards_options *se
     if (status == CPS_OK) {
         status = cps_fail_context(add_file(hash, set->classes), "a set's classes");
     }
+    status = status != CPS_OK ? status : add_more(hash, set);
     const uint64_t digest = cps_hash_value(hash);
     cps_hash_destroy(hash);
     CPS_TRY(status);
@@ -62,6 +84,25 @@ static void show_progress(void *context, const char *what, int64_t done, int64_t
     cps_log_live(done == total ? "" : line);
 }
 
+static void tell(const cps_pack_report *report) {
+    const struct {
+        int64_t count;
+        const char *what;
+    } left_out[] = {
+        {report->missing, "records are left out: their files are not there"},
+        {report->agriclip.left_out, "rows of the caption file are left out: see 'copse pack'"},
+        {report->without_class_captions, "records are of classes without captions"}};
+    cps_log(CPS_LOG_INFO,
+            "packed %lld records, %lld captions, %lld classes; %lld images do not decode",
+            (long long)report->records, (long long)report->captions, (long long)report->classes,
+            (long long)report->bad);
+    for (size_t i = 0; i < sizeof left_out / sizeof *left_out; i++) {
+        if (left_out[i].count > 0) {
+            cps_log(CPS_LOG_WARN, "%lld %s", (long long)left_out[i].count, left_out[i].what);
+        }
+    }
+}
+
 static cps_status pack(cps_run *run, const cps_shards_options *set, const char *folder) {
     char *out = cps_format("%s/", folder);
     char *source = cps_format("%s", set->source);
@@ -72,6 +113,10 @@ static cps_status pack(cps_run *run, const cps_shards_options *set, const char *
         .caption_column = strcmp(set->caption, "caption") == 0 ? NULL : "",
         .caption_optional = true, /* a stream that reads captions says when there are none */
         .classes_file = set->classes,
+        .format = set->format,
+        .root = set->root,
+        .class_captions = set->class_captions,
+        .allow_missing = set->allow_missing,
         .overwrite = true,
         .progress = show_progress,
         .progress_context = source,
@@ -80,10 +125,7 @@ static cps_status pack(cps_run *run, const cps_shards_options *set, const char *
     cps_log(CPS_LOG_INFO, "packing '%s' into '%s' (once)", set->source, folder);
     const cps_status status = cps_pack(run->comm, &options, &report);
     if (status == CPS_OK) {
-        cps_log(CPS_LOG_INFO,
-                "packed %lld records, %lld captions, %lld classes; %lld images do not decode",
-                (long long)report.records, (long long)report.captions, (long long)report.classes,
-                (long long)report.bad);
+        tell(&report);
     }
     cps_pack_report_free(&report);
     free(source);

@@ -54,12 +54,19 @@ expect "a class without captions is told" 0 '64 captions, 8 records without one.
 
 cat >job.lua <<'END_OF_JOB'
 local copse = require "copse"
-local arg = copse.arg { draw = "fixed" }
+local arg = copse.arg { draw = "fixed", from = "shards", prompts = "prompts.csv" }
+local sets = {
+  shards = function(draw) return copse.shards { "pool-*.h5", caption_draw = draw } end,
+  table = function(draw) return copse.shards { source = "table.csv", class_captions = arg.prompts, caption_draw = draw } end,
+  agriclip = function() return copse.shards { source = "them.csv", format = "agriclip-captions", root = "root", allow_missing = true } end,
+  strict = function() return copse.shards { source = "them.csv", format = "agriclip-captions", root = "root" } end,
+  folder = function() return copse.shards { source = "classes" } end,
+}
 return copse.job {
   name = "prompts", seed = 1,
   model = copse.model { preset = "ViT-Micro-8" },
   tokenizer = copse.tokenizer { merges = "set/tokenizer.txt", context = 24 },
-  data = { paired = copse.shards { "pool-*.h5", caption_draw = arg.draw } },
+  data = { paired = sets[arg.from](arg.draw) },
   stages = { copse.stage { objective = copse.objective.clip {}, epochs = 4, global_batch = 12, grain = 4, crop = { 1, 1 },
     optimizer = copse.sgd { lr = 0 } } },
 }
@@ -73,5 +80,22 @@ differ() { # losses of two runs
 }
 check "is another run" differ
 expect "and is no way to go on" 64 'caption_draw|other data' copse train job.lua --run one --threads 1 --set draw=resample
+
+# The same, packed by the job.
+{
+    echo 'file,label'
+    for picture in classes/*/*.jpg; do
+        class=${picture#classes/}
+        echo "$picture,${class%/*}"
+    done
+} >table.csv
+expect "a job joins captions of classes" 0 'packed 24 records, 96 captions, 3 classes' copse train job.lua --run joined --threads 1 --set from=table
+expect "once" 0 "goes on|is complete|nothing to do" copse train job.lua --run joined --threads 1 --set from=table
+sed 's/a leaf/the leaf/' prompts.csv >others.csv
+expect "other captions are packed anew" 0 'packed 24 records' copse train job.lua --run others --threads 1 --set from=table --set prompts=others.csv
+expect "a job reads AgriCLIP's captions" 0 'packed 24 records, 24 captions, 3 classes.*1 records are left out: their files are not there.*1 rows of the caption file are left out' \
+    copse train job.lua --run theirs -n 2 --threads 1 --set from=agriclip
+expect "what is missing is an error there, too" 69 '1 of 25 image files are not there' copse check job.lua --set from=strict
+expect "a folder is no table" 64 "is a folder, a CSV or TSV is wanted: pack the folder with 'copse pack'" copse check job.lua --set from=folder
 expect "no such way" 64 "caption_draw.*should be one of 'resample', 'fixed'" copse check job.lua --set draw=once
 finish
