@@ -252,25 +252,57 @@ static cps_status prepare(cps_embedder *embedder, cps_tape *tape) {
  * ---------------------------------------------------------------------------------------------------------------
  */
 
-static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
+/* Names of the image towers that there are. */
+static void list_image_towers(cps_model *model, char *out, size_t bytes) {
+    size_t at = 0;
+    out[0] = 0;
+    for (int32_t t = 0; t < cps_model_tower_count(model) && at < bytes; t++) {
+        const cps_tower_config *config = cps_tower_get_config(cps_model_tower_at(model, t));
+        if (config->kind != CPS_TOWER_TEXT) {
+            at += (size_t)snprintf(out + at, bytes - at, at == 0 ? "%s" : ", %s", config->name);
+        }
+    }
+}
+
+/* The tower and the number of its output. */
+static cps_status find_output(cps_model *model, const char *tower, const char *output,
+                              cps_tower **tower_out, int32_t *output_out) {
     static const char *const names[] = {"pooled", "projected", "feature"};
-    cps_tower *found = cps_model_tower(embedder->model, tower);
+    cps_tower *found = cps_model_tower(model, tower);
     if (found == NULL || cps_tower_get_config(found)->kind == CPS_TOWER_TEXT) {
-        return cps_fail(CPS_ERR_USAGE, "features: the model has no image tower '%s'", tower);
+        char there[256];
+        list_image_towers(model, there, sizeof there);
+        return cps_fail(CPS_ERR_USAGE, "features: the model has no image tower '%s'; it has: %s",
+                        tower, there);
     }
     for (int32_t i = 0; i < 3; i++) {
         if (strcmp(names[i], output) == 0 &&
             (i == 0 || cps_tower_get_config(found)->embed_dim > 0)) {
-            embedder->lone_outputs[CPS_SIDE_IMAGE] = i;
-            embedder->sides[CPS_SIDE_IMAGE] =
-                (cps_side){.wanted = true, .tower = found, .outputs = 1u << i};
+            *tower_out = found;
+            *output_out = i;
             return CPS_OK;
         }
     }
-    return cps_fail(
-        CPS_ERR_USAGE,
-        "features: tower '%s' has no output '%s': use \"pooled\", \"projected\" or \"feature\"",
-        tower, output);
+    return cps_fail(CPS_ERR_USAGE, "features: tower '%s' has no output '%s': use %s", tower, output,
+                    cps_tower_get_config(found)->embed_dim > 0
+                        ? "\"pooled\", \"projected\" or \"feature\""
+                        : "\"pooled\", it has no projection");
+}
+
+cps_status cps_embedder_check(cps_model *model, const char *tower, const char *output) {
+    cps_tower *found = NULL;
+    int32_t number = 0;
+    return find_output(model, tower, output, &found, &number);
+}
+
+static cps_status choose_tower(cps_embedder *embedder, const char *tower, const char *output) {
+    cps_tower *found = NULL;
+    int32_t number = 0;
+    CPS_TRY(find_output(embedder->model, tower, output, &found, &number));
+    embedder->lone_outputs[CPS_SIDE_IMAGE] = number;
+    embedder->sides[CPS_SIDE_IMAGE] =
+        (cps_side){.wanted = true, .tower = found, .outputs = 1u << number};
+    return CPS_OK;
 }
 
 static cps_recipe evaluation_recipe(const cps_tower_config *config) {

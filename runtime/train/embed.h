@@ -14,6 +14,9 @@ typedef struct cps_embedder cps_embedder;
 cps_status cps_embedder_create(cps_stage_plan *plan, const char *features_tower,
                                const char *features_output, int64_t grain,
                                cps_embedder **embedder_out) CPS_MUST_CHECK;
+/* Whether the model has that image tower, and it that output. USAGE: says what there is. */
+cps_status cps_embedder_check(cps_model *model, const char *features_tower,
+                              const char *features_output) CPS_MUST_CHECK;
 /* Without any objective, for a model that came from a file: one output of an image tower; features
  * of the tower "text", 64 texts a call, as long as that tower reads them. */
 cps_status cps_embedder_create_of_images(cps_model *model, const char *tower, const char *output,

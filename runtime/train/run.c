@@ -16,6 +16,7 @@
 #include "model/weights.h"
 #include "report/timing.h"
 #include "tensor/gemm.h"
+#include "train/embed.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/validation.h"
@@ -302,11 +303,16 @@ bool cps_run_evaluates_in(const cps_evaluation_options *options, const char *sta
 static cps_status check_sides(const cps_run *run, const cps_evaluation_options *options) {
     const bool compares =
         options->kind == CPS_EVAL_ZERO_SHOT || options->kind == CPS_EVAL_RETRIEVAL;
+    if (options->features_tower != NULL) {
+        return cps_fail_context(
+            cps_embedder_check(run->model, options->features_tower, options->features_output),
+            "evaluation '%s'", options->name);
+    }
     for (int64_t s = 0; s < run->stage_count; s++) {
         const cps_stage_plan *plan = run->stages[s].plan;
         const cps_instance *instance = &plan->instances[plan->embed_instance];
         const bool embeds = instance->objective->embed != NULL;
-        if (options->kind == CPS_EVAL_VALIDATION_LOSS || options->features_tower != NULL ||
+        if (options->kind == CPS_EVAL_VALIDATION_LOSS ||
             !cps_run_evaluates_in(options, plan->options.name) ||
             (embeds && (instance->sides[CPS_SIDE_TEXT].wanted || !compares))) {
             continue;

@@ -11,7 +11,8 @@ cat >dino.lua <<'END_OF_JOB'
 local copse = require "copse"
 local arg = copse.arg {
   tower = "vit", locals = 2, steps = 4, lr = 1e-3, batch = 16, grain = 4, name = "ssl", teacher_temp = 0.04, student_temp = 0.1,
-  center = 0.9, warmup = 2, warmup_epochs = 0, skipped = -1, then_clip = true, look = 3,
+  center = 0.9, warmup = 2, warmup_epochs = 0, skipped = -1, then_clip = true, look = 3, tail = "drop", teacher = "ssl.teacher",
+  output = "pooled",
 }
 local towers = {
   vit = copse.tower { kind = "vit", variant = "dino", image_size = 32, patch = 8, width = 32, layers = 2, heads = 2, drop_path = 0.2 },
@@ -37,6 +38,7 @@ return copse.job {
   stages = {
     copse.stage {
       name = "dino", objective = dino, steps = arg.steps, global_batch = arg.batch, grain = arg.grain, clip_tensor = 0.5,
+      tail = arg.tail,
       optimizer = resnet and copse.lars { lr = arg.lr, weight_decay = 1e-4 } or copse.adamw { lr = arg.lr, weight_decay = 0.04 },
       schedule = copse.cosine { warmup_steps = arg.warmup, warmup = "linspace", final_weight_decay = 0.4 },
     },
@@ -46,7 +48,7 @@ return copse.job {
   },
   evaluate = arg.then_clip and {
     copse.validation_loss { name = "val", data = "set/test-*.h5", batch = 16, grain = 8, stages = { "dino" }, every = arg.look },
-    copse.knn { name = "knn", data = "set/test-*.h5", bank = "set/train-*.h5", k = 3, features = { "ssl.teacher", "pooled" } },
+    copse.knn { name = "knn", data = "set/test-*.h5", bank = "set/train-*.h5", k = 3, features = { arg.teacher, arg.output } },
     copse.few_shot { name = "few", data = "set/test-*.h5", shots = { 1 }, folds = 2, stages = { "dino" } },
   } or nil,
   checkpoint = copse.checkpoint { steps = 3, keep = 9 },
@@ -94,6 +96,10 @@ expect "memory beforehand" 0 'memory' copse check dino.lua
 # Without local crops; one image a batch, which batch norm bears; a kept tail.
 check "no local crops" train none 1 --set locals=0 --set then_clip=false
 check "one image a batch" train one 1 --set tower=resnet --set batch=1 --set grain=1 --set then_clip=false
+check "a kept tail, its last grain of one image" train tail 1 --set batch=28 --set grain=7 --set steps=9 --set tail=keep --set then_clip=false
+check "the same on 4 ranks, two of which have none of it" train tail4 4 --set batch=28 --set grain=7 --set steps=9 --set tail=keep \
+    --set then_clip=false
+expect "the same bits" 0 '' same_bits runs/tail runs/tail4
 
 # A stage goes on where one before it stands, by other rules: g learns, temperatures are a function.
 cat >two.lua <<'END_OF_JOB'
@@ -136,6 +142,10 @@ expect "the job's own word" 1 '3 steps in a row.*max_skipped_steps allows 2' tra
 # Wrong jobs.
 expect "a tower that is not there" 64 "no tower 'sls'" copse check dino.lua --set name=sls
 expect "a tower of texts" 64 "tower 'text' reads no images" copse check dino.lua --set name=text
+expect "features of a tower that is not there" 64 "evaluation 'knn': features: the model has no image tower 'ssl.techer'; it has: image, ssl, ssl.teacher" \
+    copse check dino.lua --set teacher=ssl.techer
+expect "features that it has not" 64 "tower 'ssl.teacher' has no output 'projected': use \"pooled\", it has no projection" \
+    copse check dino.lua --set output=projected
 expect "a warm-up longer than the run" 64 'warmup_teacher_temp_epochs is 9, but the stage has only 1 epochs' \
     copse check dino.lua --set warmup_epochs=9
 expect "a rate's warm-up longer than the run" 64 'warmup_steps = 9 is more' copse check dino.lua --set warmup=9
