@@ -100,6 +100,68 @@ static double step_flop(const cps_stage_plan *plan) {
     return flop;
 }
 
+/* ---- towers that nobody has trained ---- */
+
+/* Whether a file gives the tower values; before files are read, whether one may. */
+static bool has_values(const cps_run *run, const cps_tower *tower) {
+    const cps_tower_config *config = cps_tower_get_config(tower);
+    int32_t count = 0;
+    const int32_t *indices = cps_tower_params(tower, &count);
+    if (run->from_weights == NULL) {
+        return cps_model_weights(run->model) != NULL ||
+               cps_model_tower_weights(run->model, config->name)->path != NULL;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (run->from_weights[indices[i]]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether a stage up to `stage` applies the tower other than frozen: it learns there, or follows
+ * one that does. */
+static bool is_trained(const cps_run *run, int64_t stage, const cps_tower *tower) {
+    for (int64_t s = 0; s <= stage; s++) {
+        const cps_stage_plan *plan = run->stages[s].plan;
+        for (int32_t v = 0; v < plan->view_count; v++) {
+            if (plan->views[v].tower == tower && plan->views[v].view.mode != CPS_VIEW_FROZEN) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void warn_of_tower(const cps_run *run, int64_t stage, const cps_tower *tower,
+                          const char *use) {
+    if (has_values(run, tower) || is_trained(run, stage, tower)) {
+        return;
+    }
+    char *text =
+        cps_format("stage '%s' %s tower '%s', which has the values it began with: no stage "
+                   "before trains it and no weights are named. Is the order of the stages "
+                   "right?",
+                   run->stages[stage].plan->options.name, use, cps_tower_get_config(tower)->name);
+    cps_log_once(CPS_LOG_WARN, text);
+    free(text);
+}
+
+void cps_loop_warn_untrained(const cps_run *run) {
+    for (int64_t s = 0; s < run->stage_count; s++) {
+        const cps_stage_plan *plan = run->stages[s].plan;
+        const cps_side *text = &plan->instances[plan->embed_instance].sides[CPS_SIDE_TEXT];
+        for (int32_t v = 0; v < plan->view_count; v++) {
+            if (plan->views[v].view.mode == CPS_VIEW_FROZEN) {
+                warn_of_tower(run, s, plan->views[v].tower, "takes the features of");
+            }
+        }
+        if (text->wanted && run->evaluation_count > 0) {
+            warn_of_tower(run, s, text->tower, "compares images with texts of");
+        }
+    }
+}
+
 /* What a rank of `ranks` would plan for, without a run around it. */
 static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks,
                               cps_memory_plan *memory_out) {
@@ -182,6 +244,7 @@ cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *j
     cps_run *run = NULL;
     CPS_TRY(cps_run_open(comm, plugins, job, calls, options, &run));
     cps_status status = CPS_OK;
+    cps_loop_warn_untrained(run);
     for (int64_t i = 0; i < run->stage_count && status == CPS_OK; i++) {
         status = report_stage(run, i, ranks);
     }
@@ -238,7 +301,8 @@ static cps_status load_values(cps_loop *loop, const char *path) {
     cps_status status = CPS_OK;
     if (rank0) {
         cps_weights_report report = {0};
-        status = cps_weights_load(run->model, path, false, &report);
+        status = cps_run_load_tower_weights(run); /* what `path` holds of them has the last word */
+        status = status != CPS_OK ? status : cps_weights_load(run->model, path, false, &report);
         cps_weights_report_free(&report);
     }
     CPS_TRY(cps_agree(run->comm, "weights", status));

@@ -472,6 +472,8 @@ static cps_status begin(cps_loop *loop, char **resume_from) {
     CPS_TRY(cps_run_initialise(run));
     if (*resume_from != NULL) {
         CPS_TRY(cps_checkpoint_load(run->comm, *resume_from, run->model, NULL));
+    } else {
+        cps_loop_warn_untrained(run);
     }
     return cps_loop_open_reports(loop);
 }

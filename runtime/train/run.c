@@ -640,15 +640,8 @@ void cps_run_begin_stage(cps_run *run, int64_t stage) {
     }
 }
 
-/* On rank 0. A tower's own file after the model's, so that it has the last word. */
-static cps_status load_weights(cps_run *run) {
-    const char *weights = cps_model_weights(run->model);
+cps_status cps_run_load_tower_weights(cps_run *run) {
     cps_weights_report report = {0};
-    if (weights != NULL) {
-        CPS_TRY(cps_weights_load(run->model, weights, cps_model_partial(run->model), &report));
-        report_weights(weights, NULL, &report);
-        cps_weights_report_free(&report);
-    }
     for (int32_t i = 0; i < cps_model_tower_count(run->model); i++) {
         const char *name = cps_tower_get_config(cps_model_tower_at(run->model, i))->name;
         const cps_tower_weights *own = weights_of(run, i);
@@ -659,6 +652,18 @@ static cps_status load_weights(cps_run *run) {
         }
     }
     return CPS_OK;
+}
+
+/* On rank 0. A tower's own file after the model's, so that it has the last word. */
+static cps_status load_weights(cps_run *run) {
+    const char *weights = cps_model_weights(run->model);
+    cps_weights_report report = {0};
+    if (weights != NULL) {
+        CPS_TRY(cps_weights_load(run->model, weights, cps_model_partial(run->model), &report));
+        report_weights(weights, NULL, &report);
+        cps_weights_report_free(&report);
+    }
+    return cps_run_load_tower_weights(run);
 }
 
 static bool has_weights(const cps_run *run) {

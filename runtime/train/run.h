@@ -66,6 +66,9 @@ cps_status cps_run_set_precision(const cps_run *run) CPS_MUST_CHECK;
 /* Allocates parameters and gives them their first values: weights of the job (rank 0 reads, all get
  * the same bytes), else initial ones. Prints what a partial file lacked. */
 cps_status cps_run_initialise(cps_run *run) CPS_MUST_CHECK;
+/* The files that single towers name, into the model. Local; rank 0. Statuses of
+ * cps_weights_load_tower. */
+cps_status cps_run_load_tower_weights(cps_run *run) CPS_MUST_CHECK;
 /* Options of stage `stage`'s training loader, and of one in stored order for a validation set. */
 cps_status cps_run_loader(const cps_run *run, int64_t stage,
                           cps_loader **loader_out) CPS_MUST_CHECK;

@@ -51,6 +51,8 @@ expect "both towers have their files, found beside the job" 0 "step-00000003.h5'
 expect "the run ends on two ranks" 0 'stock' copse train jobs/second.lua --runs jobs/runs -n 2 --threads 1
 expect "two ranks in one go" 0 '' copse train jobs/second.lua --runs jobs/runs --run again -n 2 --threads 1
 expect "are the same" 0 '' same_bits jobs/runs/second jobs/runs/again
+expect "a file that is evaluated stands beside them" 0 "tower ssl: 18 tensors loaded.*tower stock: 29 tensors loaded.*names: +top1" \
+    copse eval jobs/clip.safetensors jobs/second.lua --runs jobs/runs --threads 1
 mkdir jobs/other
 check "other values under the same name" copse export jobs/runs/second/checkpoints/step-00000003.h5 jobs/other/clip.safetensors
 expect "the run does not go on with them" 64 "other weights of tower 'stock'" copse train jobs/second.lua --runs jobs/runs --threads 1 \
