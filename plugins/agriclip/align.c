@@ -637,8 +637,15 @@ cps_status agriclip_align_embed(const void *values, cps_embed *side, cps_tape *t
         cps_embed_component(side, cps_embed_output(side, CPS_PROJECTED), 1.0);
         return cps_tape_status(tape);
     }
-    cps_tensor *x = cps_mul(tape, cps_embed_output(side, CPS_POOLED),
-                            cps_embed_parameter(side, self->from_scale));
+    cps_tensor *scale = cps_embed_parameter(side, self->from_scale);
+    if (scale != NULL && cps_tape_computes(tape) && !(*(const cps_real *)scale->data > 0)) {
+        return cps_error(side, CPS_ERR_USAGE,
+                         "the map of '%s' has not been fitted: evaluate after its stage; a file "
+                         "that brings align.W and align.b must hold align.from_scale and "
+                         "align.to_scale, too, each 1",
+                         self->options->from);
+    }
+    cps_tensor *x = cps_mul(tape, cps_embed_output(side, CPS_POOLED), scale);
     cps_embed_component(side,
                         cps_linear(tape, x, cps_embed_parameter(side, self->weight),
                                    cps_embed_parameter(side, self->bias), CPS_ACT_NONE),

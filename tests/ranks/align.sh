@@ -64,6 +64,25 @@ loss() { # loss STAGE-STEP: the mean of the steps' losses around it
 first=$(loss 5) last=$(loss 16)
 check "steps lower the error ($first to $last)" awk "BEGIN { exit !($last < 0.9 * $first) }"
 
+# Stages in an order that leaves towers untrained are told, before and at the start.
+sed 's/seed = 2,/seed = 2, -- sgd first/; /name = "clip"/,/lr = 1e-3/d' align.lua >early.lua
+expect "no stage trains the tower that is mapped to" 0 "warning: stage 'sgd' takes the features of tower 'image', which has the values it began with" \
+    copse check early.lua
+expect "nor the texts of a tower" 0 "warning: stage 'ols' compares images with texts of tower 'stock', which has the values" copse check align.lua
+check "the sound ones are not named" test "$(grep -c "tower 'image'\|tower 'text'" "$output")" -eq 0
+check "training says so, too" grep -q "warning: stage 'sgd' takes the features of tower 'ssl'" said
+
+# A model from a file: with the map it gives what the run gave; without it there is nothing to evaluate.
+check "all of the model in a file" copse export runs/one/checkpoints/step-00000016.h5 all.safetensors --everything
+names() { # names LINES: what the last evaluation of names says
+    sed -n 's/^step [0-9]* *names: *//p' "$1" | tail -n 1
+}
+check "is evaluated" copse eval all.safetensors align.lua --threads 1
+check "as at the end of the run" test "once $(names said)" = "once $(names "$output")"
+check "which says something" grep -q 'names: *top1' said
+check "CLIP alone" copse export runs/one/checkpoints/step-00000004.h5 clip.safetensors
+expect "has no map" 64 "the map of 'ssl' has not been fitted.*align.from_scale" copse eval clip.safetensors align.lua --threads 1
+
 for ranks in 2 3 4; do
     [ $ranks -eq 2 ] || rm -rf runs/cache
     if [ $ranks -eq 2 ]; then
