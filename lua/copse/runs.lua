@@ -28,7 +28,9 @@ local function read_object(path, most)
   if not text then return nil, message, code end
   local value
   value, message = system.decode(text, path)
-  if type(value) ~= "table" then return nil, "'" .. path .. "' is damaged: " .. (message or "an object is wanted"), "EBADMSG" end
+  if type(value) ~= "table" then
+    return nil, "'" .. path .. "' is damaged: " .. (message or "an object is wanted"), "EBADMSG"
+  end
   return value, facts.time
 end
 
@@ -44,8 +46,12 @@ end
 
 -- ---- finding ----
 
-local function is_skipped(name)
-  return name:sub(1, 1) == "." or name == "cache" or name == "shards"
+-- Folders without runs: of features and shards beside runs, of a sweep's own papers.
+local not_runs = { cache = true, shards = true }
+local not_trials = { ledger = true, jobs = true, logs = true }
+
+local function is_skipped(name, of_sweep)
+  return name:sub(1, 1) == "." or not_runs[name] or (of_sweep and not_trials[name])
 end
 
 -- Runs in and below `folder`, into `found`; returns whether there are any. `name` is what it is called, "" at the top.
@@ -54,9 +60,9 @@ local function search(folder, name, group, depth, found)
     found[#found + 1] = { folder = folder, name = name, group = group }
     return true
   end
-  local before = #found
+  local before, of_sweep = #found, is_file(folder .. "/sweep.json")
   for _, entry in ipairs(depth > 0 and system.list(folder) or {}) do
-    if not is_skipped(entry) then search(folder .. "/" .. entry, join(name, entry), name, depth - 1, found) end
+    if not is_skipped(entry, of_sweep) then search(folder .. "/" .. entry, join(name, entry), name, depth - 1, found) end
   end
   if #found == before and (is_file(folder .. "/events.jsonl") or is_file(folder .. "/slurm.json")) then
     found[#found + 1] = { folder = folder, name = name, group = group }
@@ -115,9 +121,9 @@ end
 -- Start of a process of this machine in ticks since it booted, as cps_process_start; nil: there is none.
 local function process_start(pid)
   local stat = system.read("/proc/" .. pid .. "/stat")
-  local fields = stat and stat:match(".*%)(.*)")
-  local count = 0
-  for field in (fields or ""):gmatch("%S+") do
+  local fields, count = stat and stat:match(".*%)(.*)") or "", 0
+  if fields:find("^ Z") then return nil end -- has ended, and its parent has not looked yet
+  for field in fields:gmatch("%S+") do
     count = count + 1
     if count == 20 then return tonumber(field) end
   end
@@ -228,15 +234,14 @@ local function take_slurm(row, slurm)
   row.hosts = row.hosts or typed(slurm.nodes, "string")
   if not row.beat then row.state = batch_states[slurm.state] or "queued" end
   if slurm.state == "cancelled" and row.state ~= "done" then row.state = "cancelled" end
-  if reason and reason ~= "" and (row.state == "lost" or row.state == "cancelled" or not row.reason) and row.state ~= "done" then
-    row.reason = reason
-  end
+  local knows_more = row.state == "lost" or row.state == "cancelled" or not row.reason
+  if reason and reason ~= "" and knows_more and row.state ~= "done" then row.reason = reason end
 end
 
 -- How a run of runs.find stands, from heartbeat.json alone (and slurm.json where the queue has to do with it): nil when its
 -- folder has vanished. `now`: runs.clock. Members: name, folder, group, state (starting running evaluating checkpointed stopped
--- done failed, silent lost queued cancelled unknown), and where known step, steps, stage, epoch, loss, samples_per_second, eta_seconds,
--- metric, value, value_step, hosts, tries, job_id, reason, age_seconds, beat (the record).
+-- done failed, silent lost queued cancelled unknown), and where known step, steps, stage, epoch, loss, samples_per_second,
+-- eta_seconds, metric, value, value_step, hosts, tries, job_id, reason, age_seconds, beat (the record).
 function runs.status(run, now)
   local row = { name = run.name, folder = run.folder, group = run.group, old = run.old }
   local beat, time, code = read_object(run.folder .. "/heartbeat.json", MOST_BYTES.heartbeat)
@@ -283,7 +288,8 @@ end
 
 -- What the sessions of a run cost, together; `complete` is false where one ended without saying it (it was killed).
 local function cost_of(ends, sessions)
-  local cost = { sessions = #ends, complete = #ends > 0 and #ends >= (sessions or #ends), seconds = {}, wall_seconds = 0, samples = 0 }
+  local complete = #ends > 0 and #ends >= (sessions or #ends)
+  local cost = { sessions = #ends, complete = complete, seconds = {}, wall_seconds = 0, samples = 0 }
   for _, event in ipairs(ends) do
     for phase, seconds in pairs(typed(event.seconds, "table") or {}) do
       cost.seconds[phase] = (cost.seconds[phase] or 0) + (typed(seconds, "number") or 0)
@@ -339,17 +345,19 @@ end
 --   folder, name, state, reason      as runs.status
 --   beat                             heartbeat.json
 --   job                              the resolved job (job.json)
---   events                           of the service "events": curve (thinned to `points`, default 400), evaluations, finishes, ends
+--   events                           of the service "events": curve (thinned to `points`, default 400), evaluations, finishes,
+--                                    ends
 --   evaluations, evaluation_names    last of each name, and their order
---   cost                             wall_seconds, seconds by phase, samples, samples_per_second, bytes_sent, peak_memory_bytes,
---                                    sessions, complete
+--   cost                             wall_seconds, seconds by phase, samples, samples_per_second, bytes_sent,
+--                                    peak_memory_bytes, sessions, complete
 --   provenance                       provenance.json
 --   checkpoints                      { step, path }, oldest first
 --   predictions                      by evaluation: path
 --   problems                         what is missing or damaged, in words
 -- nil when the folder is gone.
 function runs.facts(folder, points)
-  local row = runs.status({ folder = folder, name = base_name(system.absolute(folder) or folder), group = "" }, runs.clock(folder))
+  local name = base_name(system.absolute(folder) or folder)
+  local row = runs.status({ folder = folder, name = name, group = "" }, runs.clock(folder))
   if not row then return nil end
   local facts = { folder = folder, name = row.name, state = row.state, reason = row.reason, beat = row.beat, problems = {} }
   if not row.beat then facts.problems[1] = row.reason end

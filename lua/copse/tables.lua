@@ -114,7 +114,9 @@ function tables.lines(columns, rows, width)
   local lines = {}
   for r, row in ipairs(shown) do
     local cells = {}
-    for c, column in ipairs(kept) do cells[c] = pad(tables.shorten(row[c], widths[c], column.middle), widths[c], column.right) end
+    for c, column in ipairs(kept) do
+      cells[c] = pad(tables.shorten(row[c], widths[c], column.middle), widths[c], column.right)
+    end
     lines[r] = table.concat(cells, "  "):gsub("%s+$", "")
   end
   return lines

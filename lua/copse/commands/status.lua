@@ -119,10 +119,10 @@ local columns = {
 }
 
 local function cells(row)
+  local tries = row.tries and row.tries > 1 and string.format("%d", row.tries) or ""
   return {
     row.name, state_of(row), percent(row), row.eta_seconds and runs.duration(row.eta_seconds) or "", short_number(row.loss),
-    row.metric or "", short_number(row.value), row.hosts or "", row.tries and row.tries > 1 and string.format("%d", row.tries) or "",
-    row.reason or "",
+    row.metric or "", short_number(row.value), row.hosts or "", tries, row.reason or "",
   }
 end
 
@@ -176,7 +176,8 @@ local function print_table(rows, all, places)
     return
   end
   local shown, hidden = table_rows(rows, all)
-  local width = system.terminal.output and system.terminal.columns or math.tointeger(tonumber(system.environment("COLUMNS") or ""))
+  local asked = math.tointeger(tonumber(system.environment("COLUMNS") or ""))
+  local width = system.terminal.output and system.terminal.columns or asked
   for _, line in ipairs(tables.lines(columns, shown, width)) do system.print(line) end
   if #rows > 1 then system.print(string.format("%d runs: %s", #rows, (counts(rows)))) end
   if hidden > 0 then system.print(string.format("%d older runs, moved aside, are not shown (--all)", hidden)) end
@@ -185,8 +186,8 @@ end
 -- ---- for programs ----
 
 local fields = { "name", "folder", "group", "state", "step", "steps", "stage", "epoch", "epochs", "loss", "metric", "value",
-  "value_step", "samples_per_second", "eta_seconds", "hosts", "ranks", "threads", "tries", "job_id", "queue", "exit_code", "reason",
-  "age_seconds" }
+  "value_step", "samples_per_second", "eta_seconds", "hosts", "ranks", "threads", "tries", "job_id", "queue", "exit_code",
+  "reason", "age_seconds" }
 
 local function print_csv(rows)
   system.print(tables.csv_line(fields))
