@@ -81,8 +81,21 @@ static const cps_command commands[] = {
      cps_sweep_status_flags, NULL, 1, 1, 0, cps_command_driver},
     {"sweep results", "SWEEP|FOLDER", "shows what the trials gave; as CSV and JSON lines", NULL,
      cps_sweep_results_flags, NULL, 1, 1, 0, cps_command_driver},
-    LATER("doctor", "checks the cluster"),
-    LATER("submit", "submits a job to Slurm"),
+    {"doctor", "",
+     "looks whether this machine, or a node of a cluster, can train, and what to change",
+     "One line a check: ok, change (works, but not well or not everywhere) or wrong. Exit code 69 "
+     "when\n"
+     "something is wrong. On a node of a cluster: srun copse doctor; --slurm looks at Slurm, too.",
+     cps_doctor_flags, NULL, 0, 0, 0, cps_command_driver},
+    {"submit", "JOB", "checks a job fully and submits it to Slurm",
+     "Writes RUNS/NAME/batch.sh, submits it, and says where to look. The script goes on from the "
+     "last\n"
+     "checkpoint after a time limit, a lost node or a crash, and ends with a reason where that "
+     "gives nothing.\n"
+     "A site file (copse-site.lua beside the job, ~/.config/copse/site.lua, ...) says how the "
+     "cluster\n"
+     "wants it; lua/copse/commands/README.md describes all of it.",
+     cps_submit_flags, NULL, 1, 1, 0, cps_command_driver},
     {"status", "[DIR|RUN]...", "shows how runs stand: here, elsewhere and on Slurm",
      "DIR is a folder of runs (default: runs) or of a sweep. States come from files alone, and "
      "from "
@@ -90,7 +103,9 @@ static const cps_command commands[] = {
      "runs were submitted. Runs of a folder below DIR, such as a sweep, take one line; --all shows "
      "each.",
      cps_status_flags, NULL, 0, -1, 0, cps_command_driver},
-    LATER("cancel", "cancels submitted runs"),
+    {"cancel", "RUN...", "ends runs with a checkpoint: on Slurm, or of this host",
+     "RUN is the folder of a run, a name in 'runs', or a folder with runs in it.", cps_cancel_flags,
+     NULL, 1, -1, 0, cps_command_driver},
     LATER("compare", "compares runs head to head"),
     LATER("report", "writes the report of a comparison"),
     LATER("bench", "measures rates"),

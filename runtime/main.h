@@ -178,7 +178,7 @@ cps_status cps_service_events(const cps_json *request, cps_json **result_out) CP
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],
     cps_pack_flags[], cps_synth_flags[], cps_tokenizer_flags[], cps_import_flags[],
     cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[],
-    cps_status_flags[];
+    cps_status_flags[], cps_submit_flags[], cps_cancel_flags[], cps_doctor_flags[];
 extern const cps_flag cps_sweep_plan_flags[], cps_sweep_run_flags[], cps_sweep_status_flags[],
     cps_sweep_results_flags[];
 extern const cps_option cps_predict_option_rows[];

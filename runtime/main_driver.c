@@ -25,6 +25,36 @@ const cps_flag cps_status_flags[] = {
     {NULL, 0, NULL, NULL},
 };
 
+const cps_flag cps_submit_flags[] = {
+    {"nodes", 'N', "NODES", "nodes (default: 1)"},
+    {"ranks-per-node", 0, "RANKS", "ranks on each node (default: the site's, else 1)"},
+    {"threads", 't', "T", "threads of each rank (default: the node's cores shared by its ranks)"},
+    {"time", 0, "TIME", "time limit as Slurm takes it, 90, 12:00:00 or 2-00:00:00"},
+    {"partition", 'p', "NAME", "partition (default: the site's, else Slurm's)"},
+    {"account", 0, "NAME", "account (default: the site's)"},
+    {"after", 0, "JOB", "waits until this job, or the job of this run, is done; repeatable"},
+    {"sbatch", 0, "OPTION", "one more option for sbatch, --sbatch=--qos=long; repeatable"},
+    {"site", 0, "FILE", "the site file (default: the first of the places that are documented)"},
+    {"tries", 0, "N", "starts at most, over all requeues (default: 20)"},
+    {"stall", 0, "SECONDS", "without a sign of life the run counts as hung (default: 1800)"},
+    {"warn", 0, "SECONDS", "the signal comes so long before the time limit (default: 120)"},
+    {"run", 0, "NAME", "name of the run (default: the job's)"},
+    {"runs", 0, "DIR", "folder of runs (default: runs)"},
+    {"set", 's', "KEY=VALUE", "gives a parameter that the job declares with copse.arg; repeatable"},
+    {"dry-run", 0, NULL, "checks, prints the batch script, submits nothing"},
+    {NULL, 0, NULL, NULL},
+};
+const cps_flag cps_cancel_flags[] = {
+    {"now", 0, NULL, "at once, without a checkpoint"},
+    {NULL, 0, NULL, NULL},
+};
+const cps_flag cps_doctor_flags[] = {
+    {"slurm", 0, NULL, "looks at Slurm, too, and tries two ranks in a job"},
+    {"site", 0, "FILE", "the site file (default: the first of the places that are documented)"},
+    {"runs", 0, "DIR", "folder of runs, where files are tried (default: runs)"},
+    {NULL, 0, NULL, NULL},
+};
+
 /* "flags": true, or the last value given; "all": every value given, for those that may be repeated.
  */
 static void add_flags(const cps_args *args, const cps_flag *flags, cps_json *last, cps_json *all) {

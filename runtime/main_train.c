@@ -1,6 +1,7 @@
 /* train, check, eval: a job, the machine, and then train/loop. */
 #include "main.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,7 @@ const cps_flag cps_check_flags[] = {
     {"threads", 't', "T", "compute threads of each rank"},
     {"runs", 0, "DIR", "folder of runs (default: runs)"},
     {"set", 's', "KEY=VALUE", "gives a parameter that the job declares with copse.arg; repeatable"},
+    {"json", 0, NULL, "prints name, stages, steps and memory as JSON to standard output"},
     {NULL, 0, NULL, NULL},
 };
 const cps_flag cps_eval_flags[] = {
@@ -111,8 +113,15 @@ cps_status cps_command_check(const cps_app *app) {
                       cps_args_integer(app->args, "ranks", 1, 65536, &ranks)));
     session run;
     CPS_TRY(open_session(app, cps_args_at(app->args, 0), &run));
+    cps_json *facts = cps_args_has(app->args, "json") ? cps_json_new_object() : NULL;
     const cps_status status = cps_check_job(app->comm, run.job.plugins, run.job.json, &run.calls,
-                                            &run.options, (int32_t)ranks);
+                                            &run.options, (int32_t)ranks, facts);
+    if (status == CPS_OK && facts != NULL && cps_comm_rank(app->comm) == 0) {
+        char *text = cps_json_print(facts, false, false);
+        puts(text);
+        free(text);
+    }
+    cps_json_destroy(facts);
     close_session(&run);
     return status;
 }

@@ -271,12 +271,19 @@ watch() {
     code=$?
     pid=
 }
-# Exit status 1 is also what launchers say of failures of their own: the run's heartbeat knows.
-is_stated() {
-    case $code in
-    64 | 65 | 69) return 0 ;;
-    1) [ -z "$run" ] || grep -qE '"exit_code":[[:space:]]*1([,}[:space:]]|$)' "$run/heartbeat.json" 2>/dev/null ;;
-    *) return 1 ;;
+# What the run itself said at its end, if it spoke in this try: launchers say 1 of failures of their own, and 137 when they
+# kill ranks that were about to leave.
+beat() { stat -c '%i %Y' "$run/heartbeat.json" 2>/dev/null; }
+said() {
+    [ -n "$run" ] && [ "$(beat)" != "$beat_before" ] || return 0
+    sed -n 's/.*"exit_code":[[:space:]]*\([0-9][0-9]*\).*/\1/p' "$run/heartbeat.json" 2>/dev/null | head -n 1
+}
+correct_code() {
+    local own
+    own=$(said)
+    case $own in
+    85 | 1 | 64 | 65 | 69) code=$own ;;
+    '') [ "$code" != 1 ] || [ -z "$run" ] || code=70 ;;
     esac
 }
 reason_of() {
@@ -293,7 +300,7 @@ nodes_answer() {
 }
 
 # ---- this job
-tries=0 stuck=0 from=none jobs=
+tries=0 stuck=0 from=none jobs='' why=''
 if [ -n "$run" ]; then
     before=$(field incarnation) state=$(field state)
     # This job goes on, by itself or as one that it left behind; otherwise counting begins anew.
@@ -312,7 +319,9 @@ while :; do
     case $asked in *usr1*) queue_again "the time is over" ;; *term*) finish ended 143 "ended by Slurm before it began" ;; esac
     tries=$((tries + 1))
     from=$(progress)
-    note running 0 "starts from ${from:-the beginning} on ${SLURM_JOB_NODELIST-?}"
+    say "starts from ${from:-the beginning} on ${SLURM_JOB_NODELIST-?}"
+    if is_ours; then write_record running 0 "$why"; fi
+    beat_before=$(beat)
     "${launcher[@]}" "${command[@]}" </dev/null &
     pid=$!
     case $asked in ?*) pass_on ;; esac # came before pid was known
@@ -320,6 +329,7 @@ while :; do
     judge
     is_ours || exit 0
     if [ "$code" = 0 ]; then finish "done" 0 "finished"; fi
+    correct_code
     if is_cancelled; then finish cancelled "$code" "ended by copse cancel (exit status $code)"; fi
     case $asked in
     *term*)
@@ -331,17 +341,30 @@ while :; do
     *usr1*) queue_again "the time is over" ;;
     esac
     if [ "$code" = 85 ]; then queue_again "checkpointed after a signal"; fi
-    if [ -z "$hung" ] && is_stated; then finish stopped "$code" "exit status $code: $(reason_of "$code")"; fi
+    case $hung:$code in :1 | :64 | :65 | :69) finish stopped "$code" "exit status $code: $(reason_of "$code")" ;; esac
     if [ -z "$run" ]; then finish stopped "$code" "exit status $code"; fi
     why="exit status $code"
     [ -z "$hung" ] || why="no sign of life for $stall s"
-    note running "$code" "$why: again from the last checkpoint"
+    say "$why"
     stop_if_hopeless "$code" "$why"
     clear_steps
     sleep 5
     if ! nodes_answer; then queue_again "$why, and a node does not answer"; fi
+    why="again after: $why"
 done
 ]=]
+
+-- slurm.json as the script writes it and reads it back: one member a line.
+function batch.record(facts)
+  local text = require "copse.text"
+  local function member(name, value) return ('  "%s": %s'):format(name, text.encode(value, name)) end
+  local tries = math.tointeger(facts.tries) or 0
+  return "{\n" .. table.concat({
+    member("incarnation", facts.job .. ".0"), member("state", facts.state or "queued"), member("code", facts.code or 0),
+    member("reason", facts.reason or ""), member("tries", tries), member("stuck", 0), member("from", ""), member("nodes", ""),
+    ('  "jobs": ["%s"]'):format(facts.job), member("script", facts.script or ""), member("log", facts.log or ""),
+  }, ",\n") .. "\n}\n"
+end
 
 local function fill(text, values)
   return (text:gsub("@(%u+)@", values))

@@ -183,7 +183,16 @@ static cps_status plan_memory(cps_run *run, int64_t index, int32_t ranks,
     return status;
 }
 
-static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
+static void add_stage_facts(const cps_stage_plan *plan, const cps_memory_plan *memory,
+                            cps_json *facts) {
+    cps_json *stage = cps_json_add_object(facts, NULL);
+    cps_json_add_string(stage, "name", plan->options.name);
+    cps_json_add_number(stage, "steps", (double)plan->steps);
+    cps_json_add_number(stage, "memory_bytes", (double)memory->total_bytes);
+}
+
+/* stages: a list of facts, NULL where nobody asks. */
+static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks, cps_json *stages) {
     cps_run_stage *stage = &run->stages[index];
     cps_stage_plan *plan = stage->plan;
     const int64_t parts = cps_min_i64(plan->grains, plan->parts);
@@ -195,6 +204,9 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
     }
     cps_memory_plan memory = {0};
     CPS_TRY(plan_memory(run, index, ranks, &memory));
+    if (stages != NULL) {
+        add_stage_facts(plan, &memory, stages);
+    }
     int64_t elements = 0;
     const int32_t tensors = cps_params_learning(cps_model_params(run->model), &elements);
     cps_log(CPS_LOG_INFO,
@@ -239,14 +251,20 @@ static cps_status report_stage(cps_run *run, int64_t index, int32_t ranks) {
 }
 
 cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
-                         const cps_job_calls *calls, const cps_run_options *options,
-                         int32_t ranks) {
+                         const cps_job_calls *calls, const cps_run_options *options, int32_t ranks,
+                         cps_json *facts) {
     cps_run *run = NULL;
     CPS_TRY(cps_run_open(comm, plugins, job, calls, options, &run));
     cps_status status = CPS_OK;
     cps_loop_warn_untrained(run);
+    cps_json *stages = NULL;
+    if (facts != NULL) {
+        cps_json_add_string(facts, "name", run->job_options.name);
+        cps_json_add_number(facts, "ranks", ranks);
+        stages = cps_json_add_array(facts, "stages");
+    }
     for (int64_t i = 0; i < run->stage_count && status == CPS_OK; i++) {
-        status = report_stage(run, i, ranks);
+        status = report_stage(run, i, ranks, stages);
     }
     for (int64_t i = 0; i < run->evaluation_count && status == CPS_OK; i++) {
         cps_log(CPS_LOG_INFO, "evaluation '%s': %lld records", run->evaluations[i].options->name,

@@ -37,10 +37,12 @@ cps_status cps_evaluate_job(cps_comm *comm, cps_plugins *plugins, const cps_json
                             const cps_job_calls *calls, const char *checkpoint,
                             const cps_run_options *options) CPS_MUST_CHECK;
 /* Everything that can be known before allocation: prints steps per epoch, memory per rank for
- * `ranks` ranks, truncated captions, left-out records, estimated floating-point work. */
+ * `ranks` ranks, truncated captions, left-out records, estimated floating-point work. `facts`
+ * (NULL: not wanted) gets what programs ask: name, ranks, stages with name, steps, memory_bytes of
+ * a rank. */
 cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *job,
-                         const cps_job_calls *calls, const cps_run_options *options,
-                         int32_t ranks) CPS_MUST_CHECK;
+                         const cps_job_calls *calls, const cps_run_options *options, int32_t ranks,
+                         cps_json *facts) CPS_MUST_CHECK;
 
 /* Installs the handlers of SIGUSR1, SIGTERM, SIGINT that only set a flag; before MPI starts. A
  * second SIGINT ends at once. */
