@@ -236,14 +236,79 @@ void cps_evaluation_add_left_out(cps_evaluation *run, int64_t bad_images, int64_
     }
 }
 
-/* Collective. Rank 0 writes; `content` gets what all kinds have. */
-cps_status cps_evaluation_write(const cps_evaluation *run, cps_predictions_content content) {
-    const cps_evaluation_request *request = run->request;
-    if (request->predictions_path == NULL) {
-        return CPS_OK;
+/* Where rows of the predictions come from, and how deep the best class agrees with the image. */
+typedef struct row_facts {
+    int64_t *records;
+    int32_t *shards, *shared_depth;
+    const char **shard_names; /* borrowed from paths of shards */
+    int64_t shard_count;
+} row_facts;
+
+static void row_facts_free(row_facts *facts) {
+    free(facts->records);
+    free(facts->shards);
+    free(facts->shared_depth);
+    free(facts->shard_names);
+}
+
+static const char *last_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
+/* Records come in stored order: those of a shard stand together. */
+static void take_row_places(const cps_evaluation *run, row_facts *facts) {
+    const cps_shard *last = NULL;
+    for (int64_t i = 0; i < run->images.rows; i++) {
+        cps_place place;
+        cps_stream_stored(run->request->streams->data, run->images.records[i], &place);
+        if (place.shard != last) {
+            facts->shard_names[facts->shard_count++] = last_name(cps_shard_path(place.shard));
+            last = place.shard;
+        }
+        facts->records[i] = place.record;
+        facts->shards[i] = (int32_t)(facts->shard_count - 1);
     }
-    cps_status status = CPS_OK;
-    if (cps_comm_rank(request->comm) == 0) {
+}
+
+static void take_row_depths(const cps_evaluation *run, const cps_predictions *predictions,
+                            int32_t *depths) {
+    for (int64_t i = 0; i < run->images.rows; i++) {
+        const int32_t own = run->row_organisms[i];
+        const int32_t predicted = predictions->index[i * predictions->top];
+        const int32_t said = predicted < 0 ? -1 : run->class_organisms[predicted];
+        depths[i] = own < 0    ? -1
+                    : said < 0 ? 0
+                               : cps_taxonomy_shared_depth(cps_taxonomy_path(run->taxonomy, said),
+                                                           cps_taxonomy_path(run->taxonomy, own));
+    }
+}
+
+static cps_status take_row_facts(const cps_evaluation *run, const cps_predictions *predictions,
+                                 row_facts *facts) {
+    const size_t room = (size_t)run->images.rows + 1;
+    const bool depths = run->taxonomy != NULL && predictions != NULL;
+    facts->records = calloc(room, sizeof *facts->records);
+    facts->shards = calloc(room, sizeof *facts->shards);
+    facts->shard_names = calloc(room, sizeof *facts->shard_names);
+    facts->shared_depth = depths ? calloc(room, sizeof *facts->shared_depth) : NULL;
+    if (facts->records == NULL || facts->shards == NULL || facts->shard_names == NULL ||
+        (depths && facts->shared_depth == NULL)) {
+        return cps_evaluation_out_of_memory(run);
+    }
+    take_row_places(run, facts);
+    if (depths) {
+        take_row_depths(run, predictions, facts->shared_depth);
+    }
+    return CPS_OK;
+}
+
+/* Local. `content` gets what all kinds have. */
+static cps_status write_predictions(const cps_evaluation *run, cps_predictions_content content) {
+    const cps_evaluation_request *request = run->request;
+    row_facts facts = {0};
+    cps_status status = take_row_facts(run, content.predictions, &facts);
+    if (status == CPS_OK) {
         content.evaluation = run->options->name;
         content.kind = cps_eval_kind_name(run->options->kind);
         content.step = request->step;
@@ -252,7 +317,26 @@ cps_status cps_evaluation_write(const cps_evaluation *run, cps_predictions_conte
         content.rows = run->images.rows;
         content.sample_ids = run->sample_ids;
         content.labels = run->labels;
+        content.records = facts.records;
+        content.shards = facts.shards;
+        content.shard_names = facts.shard_names;
+        content.shard_count = facts.shard_count;
+        content.shared_depth = facts.shared_depth;
         status = cps_predictions_write(request->predictions_path, &content);
+    }
+    row_facts_free(&facts);
+    return status;
+}
+
+/* Collective. Rank 0 writes; `content` gets what all kinds have. */
+cps_status cps_evaluation_write(const cps_evaluation *run, cps_predictions_content content) {
+    const cps_evaluation_request *request = run->request;
+    if (request->predictions_path == NULL) {
+        return CPS_OK;
+    }
+    cps_status status = CPS_OK;
+    if (cps_comm_rank(request->comm) == 0) {
+        status = write_predictions(run, content);
     }
     return cps_agree(request->comm, "predictions", status);
 }

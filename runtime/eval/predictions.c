@@ -108,10 +108,23 @@ static cps_status write_ranks(cps_h5 *file, const cps_predictions_content *conte
     return cps_h5_write(file, "text_sample", CPS_H5_I64, 1, &ranks->texts, content->owners);
 }
 
+static cps_status write_places(cps_h5 *file, const cps_predictions_content *content) {
+    CPS_TRY(cps_h5_write(file, "record", CPS_H5_I64, 1, &content->rows, content->records));
+    CPS_TRY(cps_h5_write(file, "shard", CPS_H5_I32, 1, &content->rows, content->shards));
+    return cps_h5_write_strings(file, "shard_name", content->shard_names, content->shard_count);
+}
+
 static cps_status write_content(cps_h5 *file, const void *context) {
     const cps_predictions_content *content = context;
     CPS_TRY(write_attributes(file, content));
     CPS_TRY(cps_h5_write(file, "sample_id", CPS_H5_U64, 1, &content->rows, content->sample_ids));
+    if (content->records != NULL) {
+        CPS_TRY(write_places(file, content));
+    }
+    if (content->shared_depth != NULL) {
+        CPS_TRY(cps_h5_write(file, "shared_depth", CPS_H5_I32, 1, &content->rows,
+                             content->shared_depth));
+    }
     if (content->labels != NULL) {
         CPS_TRY(cps_h5_write(file, "label", CPS_H5_I32, 1, &content->rows, content->labels));
     }

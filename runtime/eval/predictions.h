@@ -13,8 +13,14 @@ typedef struct cps_predictions_content {
     int64_t step;
     uint64_t data_digest, bank_digest, preprocessing_digest;
     int64_t rows;
-    const uint64_t *sample_ids;          /* [rows] */
-    const int32_t *labels;               /* [rows] */
+    const uint64_t *sample_ids;     /* [rows] */
+    const int32_t *labels;          /* [rows] */
+    const int64_t *records;         /* [rows] in its shard */
+    const int32_t *shards;          /* [rows] index into shard_names */
+    const char *const *shard_names; /* file names without folders */
+    int64_t shard_count;
+    const int32_t *shared_depth; /* [rows] leading ranks of the taxonomy that the best class and
+                                    the image share; -1: the image names no organism */
     const cps_predictions *predictions;  /* [rows] */
     const cps_class_list *classes;       /* with its digest */
     const cps_few_shot_result *few_shot; /* rows */
