@@ -114,6 +114,9 @@ cps_status cps_provenance_write(const char *path, const cps_provenance *provenan
     }
     cps_json_destroy(old);
     add_session(sessions, provenance);
+    for (const cps_json *at = cps_json_first(provenance->run); at != NULL; at = cps_json_next(at)) {
+        cps_json_add_copy(root, cps_json_key(at), at);
+    }
     char *text = cps_json_print(root, true, false);
     char *file = cps_format("%s\n", text);
     cps_json_destroy(root);

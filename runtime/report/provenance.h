@@ -22,6 +22,8 @@ typedef struct cps_provenance {
     const char *hosts;                  /* of the ranks, "n01*4 n02*4"; NULL: this host */
     const cps_provenance_fact *digests; /* "data.paired" -> hexadecimal digest */
     int64_t digest_count;
+    const cps_json *run; /* members of the file itself, in place of those of earlier sessions; NULL:
+                            none */
     const cps_provenance_fact *facts; /* whatever else: "other_bits" -> "cpu: Haswell -> Zen" */
     int64_t fact_count;
 } cps_provenance;

@@ -86,6 +86,9 @@ bool cps_loop_is_lost(cps_loop *loop);
  * stands in the stage and at the step that the checkpoint names. */
 cps_status cps_loop_load_model(cps_loop *loop, const char *path) CPS_MUST_CHECK;
 
+/* loop_provenance.c: rank 0 alone. Local */
+cps_status cps_loop_write_provenance(const cps_loop *loop) CPS_MUST_CHECK;
+
 /* loop_report.c */
 cps_status cps_loop_open_reports(cps_loop *loop) CPS_MUST_CHECK; /* Collective */
 cps_status cps_loop_report_step(cps_loop *loop,

@@ -10,58 +10,16 @@
 #include "base/numeric.h"
 #include "comm/agree.h"
 #include "eval/config.h"
-#include "report/provenance.h"
 #include "report/summary.h"
 #include "report/timing.h"
 #include "shards/taxon.h"
-#include "tensor/gemm.h"
 #include "train/frozen.h"
 #include "train/loop_private.h"
-
-#ifndef CPS_VERSION
-#define CPS_VERSION "0.1.0"
-#endif
 
 enum { LOGGED_BYTES = 400 }; /* of a line about an evaluation, the last number beyond it */
 
 static char *in_folder(const cps_loop *loop, const char *name) {
     return cps_format("%s/%s", loop->folder, name);
-}
-
-static cps_status write_provenance(const cps_loop *loop) {
-    const cps_run *run = loop->run;
-    cps_provenance_fact digests[CPS_STAGE_VIEWS];
-    char *texts[2 * CPS_STAGE_VIEWS];
-    int64_t count = 0;
-    for (int32_t i = 0; i < run->stream_count && count < CPS_STAGE_VIEWS; i++) {
-        texts[2 * count] = cps_format("data.%s", run->streams[i].name);
-        texts[2 * count + 1] =
-            cps_format("%016llx", (unsigned long long)cps_stream_digest(run->streams[i].stream));
-        digests[count] = (cps_provenance_fact){texts[2 * count], texts[2 * count + 1]};
-        count++;
-    }
-    const cps_provenance_fact fact = {
-        "command", run->options.command_line == NULL ? "" : run->options.command_line};
-    char *hosts = cps_comm_hosts(run->comm);
-    const cps_provenance provenance = {.copse_version = CPS_VERSION,
-                                       .blas_core = cps_gemm_core_name(),
-                                       .precision = cps_gemm_precision(),
-                                       .ranks = cps_comm_size(run->comm),
-                                       .threads = run->options.threads,
-                                       .hosts = hosts,
-                                       .start_step = cps_loop_step(loop),
-                                       .digests = digests,
-                                       .digest_count = count,
-                                       .facts = &fact,
-                                       .fact_count = 1};
-    char *path = in_folder(loop, "provenance.json");
-    const cps_status status = cps_provenance_write(path, &provenance);
-    free(path);
-    free(hosts);
-    for (int64_t i = 0; i < 2 * count; i++) {
-        free(texts[i]);
-    }
-    return status;
 }
 
 static cps_status write_text(const cps_loop *loop, const char *name, const char *text) {
@@ -95,7 +53,7 @@ static cps_status open_files(cps_loop *loop) {
                  ? status
                  : cps_tensorboard_open(board, cps_loop_step(loop), &loop->tensorboard);
     status = status != CPS_OK ? status : write_job(loop);
-    status = status != CPS_OK ? status : write_provenance(loop);
+    status = status != CPS_OK ? status : cps_loop_write_provenance(loop);
     free(events);
     free(board);
     return status;
