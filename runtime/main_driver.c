@@ -14,6 +14,7 @@ enum { PATH_BYTES = 4096 };
 static const cps_driver_service services[] = {
     {"events", cps_service_events},
     {"sweep.expand", cps_main_sweep_expand},
+    {"comparison", cps_service_comparison},
     {NULL, NULL},
 };
 
