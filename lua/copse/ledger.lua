@@ -29,7 +29,7 @@ local BEAT, LOST = 5, 120
 
 -- ---- processes ----------------------------------------------------------------------------------------------------------------
 
--- When a process of this host started, in clock ticks; nil if there is none.
+-- When a process of this host started, in clock ticks; nil if there is none, or only what its parent has not asked for yet.
 local function start_of(pid)
   local stat = system.read(string.format("/proc/%d/stat", pid))
   local after = stat and stat:match("^.*%)%s+(.*)$")
@@ -37,6 +37,7 @@ local function start_of(pid)
   local field = 2
   for word in after:gmatch("%S+") do
     field = field + 1
+    if field == 3 and (word == "Z" or word == "X") then return nil end
     if field == 22 then return word end
   end
 end
@@ -93,9 +94,9 @@ end
 
 -- ---- reading ------------------------------------------------------------------------------------------------------------------
 
--- { key, state, tries, token, name } of an entry; state "damaged" where not exactly one file says it; nil if it is not there.
-function Ledger:entry(key)
-  local names = system.list(self.folder .. "/" .. key)
+-- One look at an entry. A folder that is listed while a name changes may show both names, or none.
+local function look(folder, key)
+  local names = system.list(folder .. "/" .. key)
   if not names then return nil end
   local found
   for _, name in ipairs(names) do
@@ -106,6 +107,17 @@ function Ledger:entry(key)
     end
   end
   return found or { key = key, state = "damaged", tries = 0, why = "no file says its state" }
+end
+
+-- { key, state, tries, token, name } of an entry; state "damaged" where not exactly one file says it; nil if it is not there.
+function Ledger:entry(key)
+  local entry
+  for look_number = 1, 4 do
+    entry = look(self.folder, key)
+    if not entry or entry.state ~= "damaged" then return entry end
+    system.sleep(0.02 * look_number)
+  end
+  return entry
 end
 
 -- Keys in order.
