@@ -278,19 +278,42 @@ local function mean_of(runs, metric)
   return count > 0 and sum / count or nil, count
 end
 
+-- Whether trial a comes before b: one that got further in halving, then the better mean, then the smaller number.
+function sweep.comes_before(a, b, falls)
+  if (a.mean == nil) ~= (b.mean == nil) then return a.mean ~= nil end
+  if a.rung ~= b.rung then return (a.rung or 0) > (b.rung or 0) end
+  if a.mean ~= b.mean then
+    if falls then return a.mean < b.mean end
+    return a.mean > b.mean
+  end
+  return a.number < b.number
+end
+
 local function best_of(trials, falls)
   local best
   for _, trial in ipairs(trials) do
-    local better = trial.mean and (not best or falls and trial.mean < best.mean or not falls and trial.mean > best.mean)
-    if better then best = trial end
+    if trial.mean and (not best or sweep.comes_before(trial, best, falls)) then best = trial end
   end
   return best and best.number
 end
 
+-- Trials as importance compares them: all after the same steps, which with halving is the first rung.
+local function comparable(own, trials)
+  local first = own.search.rungs and own.search.rungs[1]
+  if not first then return trials end
+  local result = {}
+  for i, trial in ipairs(trials) do
+    local runs = {}
+    for k, run in ipairs(trial.runs) do runs[k] = { metrics = sweep.metrics(run.folder, first) } end
+    result[i] = { values = trial.values, same_as = trial.same_as, mean = mean_of(runs, own.metric and own.metric.name) }
+  end
+  return result
+end
+
 -- Everything that reports show of a sweep; `target` is its folder, or what sweep.open gave.
 --   name, folder, file, parameters, metric = { name, falls }, seeds, search, counts = { done, running, failed, waiting, ... }
---   trials = { { number, values, unused, same_as, mean, count, runs = { { seed, key, folder, state, metrics } } } }
---   best = number of the trial with the best mean; importance = { { parameter, share, chance, trials, levels, correlation } }
+--   trials = { { number, values, unused, same_as, mean, count, rung, runs = { { seed, key, folder, state, rung, metrics } } } }
+--   best = number of the trial with the best mean (of those that got furthest in halving); importance = { { parameter, share, chance, trials, levels, correlation } }
 function sweep.summary(target)
   local own = type(target) == "table" and target or sweep.of_folder(target)
   if not own then system.fail("usage", "folder '%s' is no sweep's: there is no sweep.json in it", target) end
@@ -298,18 +321,19 @@ function sweep.summary(target)
   local result = { name = own.name, folder = own.folder, file = own.file, parameters = own.parameters, metric = own.metric,
     seeds = own.seeds, search = own.search, counts = counts, trials = {}, gone = own.gone }
   for i, trial in ipairs(own.trials) do
-    local runs = {}
+    local runs, rung = {}, nil
     for k, run in ipairs(trial.runs) do
       local folder = own.folder .. "/" .. run.key
+      rung = math.min(states[run.key].rung or math.huge, rung or math.huge)
       runs[k] = { seed = run.seed, key = run.key, folder = folder, state = states[run.key].state, rung = states[run.key].rung,
         metrics = sweep.metrics(folder) }
     end
     local mean, count = mean_of(runs, own.metric and own.metric.name)
     result.trials[i] = { number = trial.number, values = trial.values, unused = trial.unused, same_as = trial.same_as, mean = mean,
-      count = count, runs = runs }
+      count = count, rung = rung and rung < math.huge and rung or nil, runs = runs }
   end
   result.best = best_of(result.trials, own.metric and own.metric.falls)
-  result.importance = importance.of(own.parameters, result.trials)
+  result.importance = importance.of(own.parameters, comparable(own, result.trials))
   return result
 end
 

@@ -288,22 +288,16 @@ end
 local function print_results(own, summary)
   local metric = summary.metric
   local trials = table.move(summary.trials, 1, #summary.trials, 1, {})
-  table.sort(trials, function(a, b)
-    if (a.mean == nil) ~= (b.mean == nil) then return a.mean ~= nil end
-    if a.mean ~= b.mean then
-      if metric.falls then return a.mean < b.mean end
-      return a.mean > b.mean
-    end
-    return a.number < b.number
-  end)
-  local rows = { { "trial", metric and metric.name or "-", "seeds", "parameters" } }
+  table.sort(trials, function(a, b) return sweep.comes_before(a, b, metric and metric.falls) end)
+  local rows = { { "trial", metric and metric.name or "-", "rung", "seeds", "parameters" } }
   for _, trial in ipairs(trials) do
     if not trial.same_as then
-      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-",
+      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-", tostring(trial.rung or "-"),
         trial.count .. "/" .. #trial.runs, sweep.values_text(own, trial.values) }
     end
   end
-  for _, line in ipairs(table_text.lines(rows, { true, true, true })) do system.print(line) end
+  for _, row in ipairs(own.search.rungs and {} or rows) do table.remove(row, 3) end
+  for _, line in ipairs(table_text.lines(rows, { true, true, true, own.search.rungs ~= nil })) do system.print(line) end
   system.print(string.format("sweep '%s', %d runs: %s", own.name, #own.runs, counts_text(summary.counts)))
 end
 
