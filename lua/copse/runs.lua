@@ -223,6 +223,7 @@ end
 
 -- States of a batch script whose run has no record of its own.
 local batch_states = { running = "starting", stopped = "failed", ended = "failed", cancelled = "cancelled", done = "done" }
+local is_over = { stopped = true, ended = true, cancelled = true, done = true } -- for a batch script
 
 -- The batch script knows more than the run of its tries, and of an end that the run could not write down.
 local function take_slurm(row, slurm)
@@ -232,16 +233,19 @@ local function take_slurm(row, slurm)
   if type(newest) == "string" then row.job_id = newest end
   row.tries = typed(slurm.tries, "number")
   row.hosts = row.hosts or typed(slurm.nodes, "string")
+  row.is_over = is_over[slurm.state] or false
   if not row.beat then row.state = batch_states[slurm.state] or "queued" end
   if slurm.state == "cancelled" and row.state ~= "done" then row.state = "cancelled" end
-  local knows_more = row.state == "lost" or row.state == "cancelled" or not row.reason
+  if row.state == "lost" and row.is_over then row.state = "failed" end -- given up
+  local knows_more = not has_ended[row.beat and row.beat.state or ""] or row.state == "cancelled" or not row.reason
   if reason and reason ~= "" and knows_more and row.state ~= "done" then row.reason = reason end
 end
 
--- How a run of runs.find stands, from heartbeat.json alone (and slurm.json where the queue has to do with it): nil when its
--- folder has vanished. `now`: runs.clock. Members: name, folder, group, state (starting running evaluating checkpointed stopped
--- done failed, silent lost queued cancelled unknown), and where known step, steps, stage, epoch, loss, samples_per_second,
--- eta_seconds, metric, value, value_step, hosts, tries, job_id, reason, age_seconds, beat (the record).
+-- How a run of runs.find stands, from heartbeat.json alone (and slurm.json where there is one): nil when its folder has
+-- vanished. `now`: runs.clock. Members: name, folder, group, state (starting running evaluating checkpointed stopped done
+-- failed, silent lost queued cancelled unknown), and where known step, steps, stage, epoch, loss, samples_per_second,
+-- eta_seconds, metric, value, value_step, hosts, tries, job_id, is_over (for its batch script), reason, age_seconds, beat (the
+-- record).
 function runs.status(run, now)
   local row = { name = run.name, folder = run.folder, group = run.group, old = run.old }
   local beat, time, code = read_object(run.folder .. "/heartbeat.json", MOST_BYTES.heartbeat)
@@ -249,15 +253,12 @@ function runs.status(run, now)
     take_record(row, beat, age_of(beat, time, now))
   elseif code == "ENOENT" or code == "ENOTDIR" then
     if not system.stat(run.folder) then return nil end
-  else
+  else -- damaged
     row.state, row.reason = "unknown", time
   end
-  local queued = beat and typed(beat.slurm, "table")
-  row.job_id = queued and typed(queued.job, "string")
-  if queued or not beat then
-    local slurm = runs.slurm(run.folder)
-    if slurm then take_slurm(row, slurm) end
-  end
+  row.job_id = beat and typed(beat.slurm, "table") and typed(beat.slurm.job, "string")
+  local slurm = runs.slurm(run.folder)
+  if slurm then take_slurm(row, slurm) end
   row.tries = row.tries or row.sessions
   if not row.state then row.state, row.reason = "unknown", "there is no heartbeat.json: made by an older Copse" end
   return row

@@ -250,6 +250,11 @@ says "submitted and not begun" queued waiting state odd/waiting
 echo '{"jobs":["4712"],"tries":3,"state":"stopped","reason":"no new checkpoint in two tries in a row"}' >odd/waiting/slurm.json
 says "given up by its batch script" failed waiting state odd/waiting
 says "after its tries" 3 waiting tries odd/waiting
+cp odd/ended/heartbeat.json odd/waiting/
+sed -i 's/"sessions"/"slurm":{"job":"4712"},"sessions"/' odd/waiting/heartbeat.json
+says "with a record that says that it goes on" failed waiting state odd/waiting
+says "for the reason of the script" 'no new checkpoint in two tries in a row' waiting reason odd/waiting
+rm odd/waiting/heartbeat.json
 echo '{"jobs":[{}],"tries":{},"reason":7,"nodes":{}}' >odd/waiting/slurm.json
 says "and a damaged word of it" queued waiting state odd/waiting
 

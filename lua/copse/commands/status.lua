@@ -9,11 +9,17 @@ local alive = { starting = true, running = true, evaluating = true, silent = tru
 
 -- ---- the queue ----
 
+-- Whether the queue may know of a run: its batch script, or without one the run itself, has not ended.
+local function may_be_queued(row)
+  if row.is_over ~= nil then return not row.is_over end
+  return row.job_id ~= nil and row.state ~= "done" and row.state ~= "failed"
+end
+
 local function job_ids(rows)
   local ids, seen = {}, {}
   for _, row in ipairs(rows) do
     local id = row.job_id
-    if id and id:find("^%d+[%d_]*$") and not seen[id] and row.state ~= "done" and row.state ~= "failed" then
+    if id and id:find("^%d+[%d_]*$") and not seen[id] and may_be_queued(row) then
       seen[id] = true
       ids[#ids + 1] = id
     end
@@ -37,6 +43,12 @@ local function ask_queue(ids)
   return queue
 end
 
+-- Whether the record of a run is one of its job in the queue, and no older one.
+local function is_of_job(row)
+  local slurm = row.beat and row.beat.slurm
+  return type(slurm) == "table" and slurm.job == row.job_id
+end
+
 -- The queue's word about a run.
 local function take_queue(row, job)
   if not job then
@@ -50,7 +62,7 @@ local function take_queue(row, job)
     row.state, row.reason, row.eta_seconds = "queued", "job " .. row.job_id .. ": " .. job.reason, nil
   elseif row.state == "lost" then
     row.state, row.reason = "silent", "Slurm says " .. job.state .. "; " .. row.reason
-  elseif row.state == "queued" then
+  elseif not alive[row.state] and not is_of_job(row) then -- begun, and without a word so far
     row.state, row.reason = "starting", "Slurm says " .. job.state
   end
 end
@@ -67,7 +79,7 @@ local function add_queue(rows)
     return
   end
   for _, row in ipairs(rows) do
-    if row.job_id and row.state ~= "done" and row.state ~= "failed" then take_queue(row, queue[row.job_id]) end
+    if may_be_queued(row) then take_queue(row, queue[row.job_id]) end
   end
 end
 
