@@ -176,6 +176,22 @@ deps:
 	$$sudo apt-get -q update >/dev/null && \
 	DEBIAN_FRONTEND=noninteractive $$sudo apt-get -q install -y --no-install-recommends $$missing >/dev/null
 
+# What the tests on a real Slurm need besides; without it they skip. Never an error.
+SLURM_PACKAGES := slurm-wlm munge iproute2
+.PHONY: deps-slurm
+deps-slurm:
+	@missing=; for package in $(SLURM_PACKAGES); do \
+	    [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "Not installed, so tests on Slurm will skip:$$missing"; exit 0; \
+	fi; \
+	echo "Installing$$missing"; \
+	apt-get -q update >/dev/null 2>&1; \
+	DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing >/dev/null 2>&1 || \
+	    echo "They could not be installed, so tests on Slurm will skip"
+
 # ---- tests --------------------------------------------------------------------------------------------------------------
 # tests/run.sh takes command lines and sums up what they count. A group is: the programs to build, then the commands.
 jobs = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
@@ -206,11 +222,12 @@ vectors_items := $(foreach p,$(vectors_programs),tests/vectors/run.sh+$(p))
 cli_items := $(call scripts,cli)
 readme_items := $(call scripts,readme)
 install_items := $(call scripts,install)
+slurm_items := $(call scripts,slurm)
 run_items = $(test_environment) tests/run.sh $(foreach i,$(1),'$(subst +, ,$(i))')
 test_environment = COPSE='$(abspath $(BUILD)/copse)' COPSE_BUILD='$(abspath $(BUILD))' COPSE_ROOT='$(abspath $(root))' \
                    MAKE='$(MAKE)' CC='$(CC)'
 
-.PHONY: unit check grad ranks fault vectors parity cli readme install-test
+.PHONY: unit check grad ranks fault vectors parity cli slurm readme install-test
 unit: $(unit_programs) program test_plugins
 	@$(call run_items,$(unit_programs))
 check: $(unit_programs) $(golden_programs) $(lua_programs) program test_plugins
@@ -233,6 +250,9 @@ parity: $(parity_programs)
 	@$(call run_items,$(parity_items))
 cli: program test_plugins
 	@$(call run_items,$(cli_items))
+# On a real Slurm, from ../shared/lab.
+slurm: program test_plugins
+	@$(call run_items,$(slurm_items))
 readme: program
 	@$(call run_items,$(readme_items))
 install-test: program
@@ -247,7 +267,7 @@ test-programs: program test_plugins $(unit_programs) $(golden_programs) $(lua_pr
                $(ranks_programs) $(fault_programs) $(vectors_programs) $(float_plugins) $(parity_programs)
 test-run:
 	@$(call run_items,$(check_items) $(grad_items) $(vectors_items) $(parity_items) $(cli_items) $(ranks_items) $(fault_items) \
-	    $(install_items) $(readme_items))
+	    $(slurm_items) $(install_items) $(readme_items))
 
 .PHONY: tidy
 tidy: program $(double_plugins)
@@ -309,10 +329,12 @@ help:
 	    'make vectors    golden vectors (../shared/vectors), double and float' \
 	    'make parity     towers and weights against open_clip, where COPSE_PYTHON has it' \
 	    'make cli        commands, options, messages, exit codes' \
+	    'make slurm      on a real Slurm, where ../shared/lab and Slurm are (make deps-slurm)' \
 	    'make readme     the commands of README.md' \
 	    'make bench      speed' \
 	    'make tidy       format, layers, lone headers, exported symbols, documented options' \
 	    'make install    to $$(DESTDIR)$$(PREFIX), default /usr/local; make uninstall' \
 	    'make deps       Debian packages: installs them where it may, else prints the command' \
+	    'make deps-slurm those of the tests on Slurm' \
 	    'make clean      removes build/' \
 	    'Variables: REAL=float|double  SAN=address,undefined  WERROR=1  CC=clang  BUILD=folder  V=1 (full commands)'

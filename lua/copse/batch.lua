@@ -159,7 +159,7 @@ record=$run/slurm.json
 say() { printf '%s job %s try %s: %s\n' "$(date +%FT%T)" "$me" "$tries" "$*"; }
 
 # ---- the record beside the run, for 'copse status' and for the next incarnation
-field() { sed -n "s/^  \"$1\": \"\{0,1\}\([^\"]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$record" 2>/dev/null | head -n 1; }
+field() { sed -n "s/^  \"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$record" 2>/dev/null | head -n 1; }
 number() { case ${1-} in '' | *[!0-9]*) echo 0 ;; *) echo "$1" ;; esac; }
 json() {
     local text=${1//\\/\\\\}
@@ -226,9 +226,14 @@ queue_again() { # REASON
 
 # ---- signals: before the time limit Slurm sends USR1 to this script alone, at the end TERM to everybody
 asked='' pid=''
-trap 'asked="$asked usr1"; pass_on' USR1
-trap 'asked="$asked term"; pass_on' TERM
+trap 'heed usr1 "asked for a checkpoint: the time limit is near, or copse cancel"' USR1
+trap 'heed term "Slurm ends this job"' TERM
 pass_on() { [ -z "$pid" ] || kill -USR1 "$pid" 2>/dev/null; }
+heed() { # SIGNAL WORDS
+    asked="$asked $1"
+    pass_on
+    say "$2"
+}
 
 # ---- one try
 # Steps of a launcher that was killed live on, and their ranks with them.

@@ -1,7 +1,7 @@
 -- Slurm's commands, asked with a time limit. Answers of programs are text: what does not look as it should is nil.
 local slurm = {}
 
-local SECONDS = 30
+local SECONDS = 15
 
 local function first_line(words)
   return (words or ""):match "[^\n]+" or "it said nothing"

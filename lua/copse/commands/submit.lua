@@ -170,11 +170,16 @@ local function write_script(plan, text)
   must(system.chmod(plan.script, tonumber("755", 8)))
 end
 
--- Failures of the way to Slurm are no mistakes in what was asked for.
-local function is_unreachable(words)
-  for _, sign in ipairs { "Unable to contact", "onnection refused", "timed out", "Zero Bytes", "configuration source",
-    "uthentication" } do
-    if words:find(sign, 1, true) then return true end
+-- sbatch tries for minutes to reach Slurm: better asked before.
+local function reach_slurm(plan)
+  local _, _, code = slurm.ask { "sbatch", "--version" }
+  if code == "ENOENT" then
+    system.fail("missing", "sbatch is not on the PATH: submit from a login node of the cluster, or train here: copse train %s "
+      .. "-n RANKS", batch.quote(plan.job))
+  end
+  local listed, why = slurm.ask { "squeue", "--noheader", "--jobs=1" }
+  if not listed and not why:find("Invalid job id", 1, true) then
+    system.fail("missing", "Slurm cannot be reached: %s. Submit from a login node of the cluster, or later", why)
   end
 end
 
@@ -186,9 +191,6 @@ local function sbatch(plan, depends)
   local id = answer.output:match "^(%d+)"
   if answer.code == 0 and id then return id end
   local said = (answer.errors .. answer.output):gsub("%s+$", ""):gsub("sbatch: ", ""):gsub("\n", "; ")
-  if is_unreachable(said) then
-    system.fail("missing", "Slurm cannot be reached: %s. The script is written; later: sbatch %s", said, plan.script)
-  end
   system.fail("usage", "sbatch refuses the job: %s. The script is '%s'", said, plan.script)
 end
 
@@ -219,11 +221,6 @@ local function run(arguments)
   local plan = make_plan(arguments)
   local depends = dependency(arguments.all)
   local dry = arguments.flags["dry-run"]
-  local _, _, code = slurm.ask { "sbatch", "--version" }
-  if code == "ENOENT" and not dry then
-    system.fail("missing", "sbatch is not on the PATH: submit from a login node of the cluster, or train here: copse train %s "
-      .. "-n RANKS", batch.quote(arguments.operands[1]))
-  end
   local facts = check_job(plan)
   check_memory(plan, facts)
   place_run(plan, facts)
@@ -234,6 +231,7 @@ local function run(arguments)
     return
   end
   refuse_second(plan)
+  reach_slurm(plan)
   write_script(plan, text)
   report(plan, submit(plan, depends), plan.threads)
 end
