@@ -5,7 +5,7 @@
 #ifndef COPSE_DALIP_MBDC_H
 #define COPSE_DALIP_MBDC_H
 
-#include "copse_objective.h"
+#include "passes.h"
 
 typedef enum dalip_norm { DALIP_BATCH_NORM, DALIP_LAYER_NORM } dalip_norm;
 
@@ -44,8 +44,9 @@ typedef struct dalip_mbdc {
      * NULL: none. */
     const cps_real *mask;
     bool mask_tokens;
-    dalip_watch *watch;   /* NULL: not wanted */
-    dalip_inside *inside; /* the same; lives as long as the recording */
+    dalip_watch *watch;         /* NULL: not wanted */
+    dalip_inside *inside;       /* the same; lives as long as the recording */
+    const dalip_passes *passes; /* NULL: dalip_passes_get's */
 } dalip_mbdc;
 
 /* q [B, H r (r + 1) / 2]. reduce [r, g] (dimensions of 1 may follow); gain, bias [r]; log_factor: a

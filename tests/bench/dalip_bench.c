@@ -1,7 +1,8 @@
 /* What DALIP costs.
  *
  * First the distance covariance at the published sizes: forward and backward beside its own matrix
- * products alone (the same calls with nothing between), by CPU time. Wanted: half of their rate.
+ * products alone (the page's, 46 channels wide; the operation pads them), by CPU time. Wanted: half
+ * of their rate.
  *
  * Then training steps of ViT-B/16's towers (224 pixels, texts of 77 positions, all of them computed
  * in both), dalip and clip in turn. Twelve layers take too long here, so towers of one and of two
@@ -136,7 +137,7 @@ static void run_covariance(covariance *c) {
     cps_tape_reset(c->tape);
 }
 
-/* Those of a sample as the operation calls them. */
+/* Those of a sample, in the order of the operation. */
 static void forward_products(void *context, int64_t b) {
     covariance *c = context;
     const int64_t lines = c->tokens * HEADS, row = HEADS * REDUCED;

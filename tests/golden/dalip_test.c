@@ -13,7 +13,6 @@
 #include "base/arena.h"
 #include "base/pool.h"
 #include "base/rng.h"
-#include "plugins/dalip/bdc.h"
 #include "plugins/dalip/mbdc.h"
 #include "tensor/gemm.h"
 #include "train/stage.h"
@@ -59,17 +58,18 @@ static void close_desk(desk *d) {
 static void test_by_hand(void **state) {
     (void)state;
     desk d = open_desk();
-    const dalip_bdc s = {.tokens = 2, .reduced = 2, .stride = 2, .factor = 0.25, .eps = 1e-5};
+    const dalip_bdc s = {
+        .tokens = 2, .reduced = 2, .width = 2, .stride = 2, .factor = 0.25, .eps = 1e-5};
     const cps_real z[4] = {1, 0, 0, 1}, d_q[3] = {1, 0, 0};
     cps_real root[4], q[3], d_z[4],
         *scratch = calloc((size_t)dalip_bdc_scratch(2), sizeof *scratch);
     const double c = 0.5 * (sqrt(1e-5) - sqrt(0.50001)), slope = -0.5 / (8.0 * sqrt(0.50001));
-    assert_true(fabs(dalip_bdc_forward(d.tape, &s, z, root, q, scratch) -
+    assert_true(fabs(dalip_passes_get()->bdc_forward(d.tape, &s, z, root, q, scratch) -
                      2.0 * (sqrt(1e-5) + sqrt(0.50001))) < tolerance());
     check_near(root, (double[]){sqrt(1e-5), sqrt(0.50001), sqrt(0.50001), sqrt(1e-5)}, 4);
     check_near(q, (double[]){c, -c, c}, 3);
     assert_true(fabs(c + 0.35197578728) < 1e-10);
-    (void)dalip_bdc_backward(d.tape, &s, z, root, d_q, d_z, scratch);
+    (void)dalip_passes_get()->bdc_backward(d.tape, &s, z, root, d_q, d_z, scratch);
     check_near(d_z, (double[]){2 * slope, -2 * slope, -2 * slope, 2 * slope}, 4);
     free(scratch);
     close_desk(&d);
@@ -79,18 +79,19 @@ static void test_by_hand(void **state) {
 static void test_coincident(void **state) {
     (void)state;
     desk d = open_desk();
-    const dalip_bdc s = {.tokens = 3, .reduced = 4, .stride = 4, .factor = 1.0 / 6.0, .eps = 1e-5};
+    const dalip_bdc s = {
+        .tokens = 3, .reduced = 4, .width = 4, .stride = 4, .factor = 1.0 / 6.0, .eps = 1e-5};
     const cps_real z[12] = {1, 0, 0, 1, 2, 0, 0, 2, (cps_real)0.3, 0, 0, (cps_real)0.3};
     cps_real root[16], q[10], d_q[10], d_z[12];
     cps_real *scratch = calloc((size_t)dalip_bdc_scratch(4), sizeof *scratch);
-    (void)dalip_bdc_forward(d.tape, &s, z, root, q, scratch);
+    (void)dalip_passes_get()->bdc_forward(d.tape, &s, z, root, q, scratch);
     const cps_real least = (cps_real)sqrt((double)(cps_real)1e-5);
     assert_true(fabs((double)(root[3] - least)) < 1e-7);
     assert_true(fabs((double)(root[6] - least)) < 1e-7);
     for (int i = 0; i < 10; i++) {
         d_q[i] = (cps_real)(i - 4);
     }
-    (void)dalip_bdc_backward(d.tape, &s, z, root, d_q, d_z, scratch);
+    (void)dalip_passes_get()->bdc_backward(d.tape, &s, z, root, d_q, d_z, scratch);
     for (int m = 0; m < 3; m++) {
         for (int i = 0; i < 4; i++) {
             assert_true(isfinite((double)d_z[4 * m + i]));
@@ -364,10 +365,89 @@ static void test_not_finite(void **state) {
     }
 }
 
+/* ---- instruction sets ---- */
+
+enum { WIDE_G = 40, WIDE_R = 21, WIDE_Y = B * M * H * WIDE_G, WIDE_K = WIDE_R * (WIDE_R + 1) / 2 };
+
+typedef struct wide {
+    cps_real y[WIDE_Y], reduce[WIDE_R * WIDE_G], gain[WIDE_R], bias[WIDE_R], d_q[B * H * WIDE_K];
+    cps_real q[B * H * WIDE_K];
+    cps_real d_y[WIDE_Y], d_reduce[WIDE_R * WIDE_G], d_gain[WIDE_R], d_bias[WIDE_R];
+} wide;
+
+static cps_tensor *wide_leaf(desk *d, int32_t rank, int64_t rows, int64_t columns, cps_real *values,
+                             cps_real *grad) {
+    const int64_t shape[2] = {rows, columns};
+    cps_tensor *made = cps_tape_leaf(d->tape, CPS_REAL, rank, shape, values, grad, -1);
+    made->grad_fresh = true;
+    return made;
+}
+
+static void run_wide(const dalip_passes *passes, dalip_norm norm, wide *w) {
+    static const int32_t first[B] = {0, M, 2 * M}, anchor[B] = {1, M, 3 * M - 1},
+                         valid[B] = {5, 1, 3};
+    const cps_draw_key key = {.seed = 9};
+    cps_real *values = w->y;
+    for (size_t i = 0; i < offsetof(wide, q) / sizeof *values; i++) {
+        values[i] = (cps_real)cps_draw_normal(&key, i);
+    }
+    const dalip_mbdc shape = {.samples = B,
+                              .tokens = M,
+                              .heads = H,
+                              .channels = WIDE_G,
+                              .reduced = WIDE_R,
+                              .first = first,
+                              .anchor = anchor,
+                              .valid = valid,
+                              .norm = norm,
+                              .norm_eps = 1e-5,
+                              .eps = 1e-5,
+                              .passes = passes};
+    desk d = open_desk();
+    cps_tensor *q =
+        dalip_mbdc_run(d.tape, &shape, wide_leaf(&d, 2, B * M, H * WIDE_G, w->y, w->d_y),
+                       wide_leaf(&d, 2, WIDE_R, WIDE_G, w->reduce, w->d_reduce),
+                       wide_leaf(&d, 1, WIDE_R, 0, w->gain, w->d_gain),
+                       wide_leaf(&d, 1, WIDE_R, 0, w->bias, w->d_bias), NULL);
+    assert_non_null(q);
+    memcpy(w->q, q->data, sizeof w->q);
+    cps_tape_seed(d.tape, q, w->d_q);
+    assert_int_equal(cps_backward(d.tape, NULL, 0.0), CPS_OK);
+    close_desk(&d);
+}
+
+/* Every variant that this CPU can run gives the bits of the plainest. */
+static void test_instruction_sets(void **state) {
+    (void)state;
+    const dalip_passes *others[2] = {NULL, NULL};
+#if defined(__x86_64__)
+    others[0] = __builtin_cpu_supports("avx2") ? &dalip_passes_avx2 : NULL;
+    others[1] = __builtin_cpu_supports("avx512dq") ? &dalip_passes_avx512 : NULL;
+#endif
+    static wide plain, other;
+    int compared = 0;
+    for (int norm = 0; norm < 2; norm++) {
+        run_wide(&dalip_passes_base, norm == 0 ? DALIP_BATCH_NORM : DALIP_LAYER_NORM, &plain);
+        assert_true(isfinite((double)plain.q[0]) && plain.d_y[0] != 0);
+        for (int i = 0; i < 2; i++) {
+            if (others[i] != NULL) {
+                memset(&other, 0, sizeof other);
+                run_wide(others[i], norm == 0 ? DALIP_BATCH_NORM : DALIP_LAYER_NORM, &other);
+                assert_memory_equal(&plain, &other, sizeof plain);
+                compared++;
+            }
+        }
+    }
+    if (compared == 0) {
+        print_message("skipped: this CPU has neither AVX2 nor AVX-512\n");
+        skip();
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_hand), cmocka_unit_test(test_coincident),
-        cmocka_unit_test(test_settings), cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_not_finite)};
+        cmocka_unit_test(test_by_hand),    cmocka_unit_test(test_coincident),
+        cmocka_unit_test(test_settings),   cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_instruction_sets)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,14 +51,15 @@ second_heads second_run_heads(const second_desk *d, dalip_bdc s, int64_t count, 
                         .d_z = second_reals(d, NULL, count * tokens * r)};
     cps_real *scratch = second_reals(d, NULL, dalip_bdc_scratch(r));
     s.tokens = tokens;
+    s.width = r;
     s.factor = 0.5 / (double)tokens;
     for (int64_t n = 0; n < count; n++) {
         const int64_t at = (n / heads * tokens * heads + n % heads) * r;
-        (void)dalip_bdc_forward(d->tape, &s, z + at, out.root + n * r * r, out.q + n * entries,
-                                scratch);
+        (void)dalip_passes_get()->bdc_forward(d->tape, &s, z + at, out.root + n * r * r,
+                                              out.q + n * entries, scratch);
         memcpy(out.gram + n * r * r, scratch, (size_t)(r * r) * sizeof *scratch);
-        (void)dalip_bdc_backward(d->tape, &s, z + at, out.root + n * r * r, d_q + n * entries,
-                                 out.d_z + at, scratch);
+        (void)dalip_passes_get()->bdc_backward(d->tape, &s, z + at, out.root + n * r * r,
+                                               d_q + n * entries, out.d_z + at, scratch);
     }
     return out;
 }

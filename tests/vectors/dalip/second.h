@@ -3,7 +3,7 @@
 #ifndef CPS_TESTS_VECTORS_DALIP_SECOND_H
 #define CPS_TESTS_VECTORS_DALIP_SECOND_H
 
-#include "plugins/dalip/bdc.h"
+#include "plugins/dalip/passes.h"
 #include "plugins/dalip/dalip.h"
 #include "tests/vectors/dalip.h"
 
