@@ -506,7 +506,11 @@ static cps_status make_original(const making *with, const cps_json *spec, const 
     CPS_TRY(check_keys(spec, kind_of(spec), where));
     cps_json *filled = copy_object(spec);
     if (is_text) {
+        const cps_tower *text = cps_model_tower(with->model, "text");
         fill_tokenizer(with, filled);
+        if (text != NULL) { /* a tokenizer need not say it */
+            add_number(filled, "context", (double)cps_tower_get_config(text)->context);
+        }
         add_number(filled, "embed_dim", (double)shared_width(with));
     }
     cps_status status = make_tower(with->model, filled, name, prefix, where);

@@ -133,6 +133,15 @@ static void test_tokenizer_sets_vocabulary_and_context(void **state) {
                      cps_tower_get_config(cps_model_tower(model, "text"))->embed_dim);
     cps_model_destroy(model);
     model = NULL;
+    /* A tokenizer without a context: texts are those of the tower `text`. */
+    assert_int_equal(try_model("{\"preset\": \"ViT-Micro-8\", \"text\": {\"context\": 19}, "
+                               "\"towers\": {\"stock\": {\"kind\": \"text\", \"width\": 64, "
+                               "\"layers\": 1}}}",
+                               1000, 0, &model),
+                     CPS_OK);
+    assert_int_equal(cps_tower_get_config(cps_model_tower(model, "stock"))->context, 19);
+    cps_model_destroy(model);
+    model = NULL;
     assert_int_equal(try_model("{\"preset\": \"ViT-Micro-8\", \"towers\": {\"stock\": {\"kind\": "
                                "\"text\", \"width\": 64, \"layers\": 1, \"context\": 23}}}",
                                1000, 24, &model),
