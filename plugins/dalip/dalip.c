@@ -114,7 +114,7 @@ static const cps_option options[] = {
     {.name = "init_scale",
      .kind = CPS_OPT_NUMBER,
      .default_text = "14.285714285714286",
-     .minimum = 1e-3,
+     .minimum = 1.0,
      .maximum = 1e6,
      .help = "initial scale of the similarities, 1/temperature, where no weights give one",
      .offset = offsetof(dalip_options, init_scale)},
@@ -204,6 +204,12 @@ static cps_status check_options(cps_setup *setup, const dalip_options *wanted, c
                          "published_ranks = %lld goes with second_scale = false: the published "
                          "loss has one scale",
                          (long long)wanted->published_ranks);
+    }
+    if (wanted->init_scale > wanted->max_scale) {
+        return cps_error(setup, CPS_ERR_USAGE,
+                         "init_scale = %g is above max_scale = %g, where the scale is kept: make "
+                         "it smaller, or raise max_scale",
+                         wanted->init_scale, wanted->max_scale);
     }
     const int64_t rows = cps_setup_stream_rows(setup, stream);
     if (rows < 2 && !cps_setup_validation(setup)) {

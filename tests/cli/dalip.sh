@@ -83,6 +83,8 @@ job third 'lambda = { third = 1 }'
 expect_one "a weight of nothing" 64 "lambda.third: unknown name 'third'" copse check third.lua
 job scales 'combine = "similarities", second_scale = true'
 expect_one "two scales for one loss" 64 'second_scale = true goes with combine = "losses"' copse check scales.lua
+job above 'init_scale = 200'
+expect_one "a scale that begins above its bound" 64 'init_scale = 200 is above max_scale = 100' copse check above.lua
 job ranks 'published_ranks = 3'
 expect_one "published ranks that do not divide" 64 'published_ranks = 3 does not divide the 16 rows' copse check ranks.lua
 
