@@ -414,6 +414,7 @@ typedef struct advance {
 } advance;
 
 void cps_pack_tell(const cps_packing *pack, const char *what, int64_t done, int64_t total) {
+    cps_watchdog_beat(pack->comm);
     if (pack->options->progress != NULL && cps_comm_rank(pack->comm) == 0) {
         pack->options->progress(pack->options->progress_context, what, done, total);
     }

@@ -19,6 +19,7 @@
 -- which the judge touches a file of its own; the clocks of hosts never enter. A claim from the future is stale when the judge has
 -- watched it unchanged for that long. An owner that could not touch its claim for lost / 2 gives up its work by itself, before
 -- anybody may take it over.
+local runs = require "copse.runs"
 local text = require "copse.text"
 
 local ledger = {}
@@ -29,17 +30,10 @@ local BEAT, LOST = 5, 120
 
 -- ---- processes ----------------------------------------------------------------------------------------------------------------
 
--- When a process of this host started, in clock ticks; nil if there is none, or only what its parent has not asked for yet.
+-- When a process of this host started, as text; nil if there is none.
 local function start_of(pid)
-  local stat = system.read(string.format("/proc/%d/stat", pid))
-  local after = stat and stat:match("^.*%)%s+(.*)$")
-  if not after then return nil end
-  local field = 2
-  for word in after:gmatch("%S+") do
-    field = field + 1
-    if field == 3 and (word == "Z" or word == "X") then return nil end
-    if field == 22 then return word end
-  end
+  local start = runs.process_start(pid)
+  return start and tostring(start)
 end
 
 -- <pid>-<start>-<unique>-<host>

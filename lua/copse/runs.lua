@@ -119,10 +119,10 @@ function runs.clock(folder)
 end
 
 -- Start of a process of this machine in ticks since it booted, as cps_process_start; nil: there is none.
-local function process_start(pid)
+function runs.process_start(pid)
   local stat = system.read("/proc/" .. pid .. "/stat")
   local fields, count = stat and stat:match(".*%)(.*)") or "", 0
-  if fields:find("^ Z") then return nil end -- has ended, and its parent has not looked yet
+  if fields:find("^ [ZX]") then return nil end -- has ended, and its parent has not looked yet
   for field in fields:gmatch("%S+") do
     count = count + 1
     if count == 20 then return tonumber(field) end
@@ -140,7 +140,7 @@ local function lives(beat)
   local pid = math.tointeger(beat.pid)
   if beat.host ~= system.host or not pid then return nil end
   if typed(beat.boot, "string") and beat.boot ~= "" and beat.boot ~= boot_id() then return false end
-  return process_start(pid) == beat.process_start
+  return runs.process_start(pid) == beat.process_start
 end
 
 -- Whether rank 0's process of a record lives, as above: for those that would signal it.
