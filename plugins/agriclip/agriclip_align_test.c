@@ -1,7 +1,9 @@
 /* agriclip.align through the engine, in double: closed forms against their normal equations,
  * gradients against differences, scales in and out, samples kept apart, what is reported,
  * refusals. */
+#include "eval/zeroshot.h"
 #include "tests/ranks/engine.h"
+#include "train/embed.h"
 
 enum { N = 12, M = 8, RECORDS = 150, READABLE = 135 }; /* of bad.h5 */
 static const double target = 4.5;
@@ -476,6 +478,92 @@ static void test_report_batch(void) {
     engine_close(&t);
 }
 
+/* ---- evaluation ---- */
+
+enum { TEXTS = 4 };
+
+/* Which text is nearest to each image, as the map stands. */
+static void classify(trial *t, int32_t nearest[RECORDS]) {
+    static const char *const texts[TEXTS] = {"oak", "a torn elm", "the leaf of an ash", "green"};
+    static const double one = 1.0;
+    cps_embedder *embedder = NULL;
+    cps_features images = {0}, classes = {0};
+    cps_predictions found = {0};
+    ENGINE_MUST(cps_embedder_create(t->plan, NULL, NULL, 0, &embedder));
+    ENGINE_MUST(cps_embedder_prepare(embedder));
+    const cps_encoder *encoder = cps_embedder_encoder(embedder);
+    ENGINE_MUST(
+        cps_features_of_images(the_engine.comm, encoder, t->plan->streams[0].stream, 1, &images));
+    ENGINE_MUST(cps_features_of_texts(the_engine.comm, encoder, texts, TEXTS, true, &classes));
+    ENGINE_MUST(cps_zero_shot(the_engine.comm, &images, &classes, &one, 1, &found));
+    ENGINE_CHECK(images.rows == READABLE && images.width == M);
+    for (int64_t i = 0; i < images.rows; i++) {
+        nearest[i] = found.index[i];
+    }
+    cps_predictions_free(&found);
+    cps_features_free(&images);
+    cps_features_free(&classes);
+    cps_embedder_destroy(embedder);
+}
+
+static void multiply(trial *t, const char *name, double factor) {
+    const cps_param *param = engine_param(t, name);
+    for (int64_t i = 0; i < param->count; i++) {
+        ((cps_real *)param->tensor.data)[i] *= (cps_real)factor;
+    }
+}
+
+/* A bias that takes the images' mean away, so that what is left tells them apart. */
+static void centre(trial *t) {
+    const cps_frozen_rows x = cps_frozen_view(t->plan->frozen, 0);
+    const cps_real *weight = engine_param(t, "align.W")->tensor.data;
+    cps_real *bias = engine_param(t, "align.b")->tensor.data;
+    for (int c = 0; c < M; c++) {
+        double sum = 0.0;
+        for (int64_t i = 0; i < x.records; i++) {
+            for (int k = 0; k < N && x.valid[i]; k++) {
+                sum += (double)(weight[c * N + k] * x.values[i * N + k]);
+            }
+        }
+        bias[c] = (cps_real)(-sum / READABLE);
+    }
+}
+
+static int count_changed(const int32_t a[RECORDS], const int32_t b[RECORDS]) {
+    int changed = 0;
+    for (int i = 0; i < READABLE; i++) {
+        changed += a[i] != b[i];
+    }
+    return changed;
+}
+
+/* A longer map tells the same; a longer bias alone does not, which is what bias = "code" does. */
+static void test_predictions(void) {
+    static const engine_job job = CLOSED(",\"solver\":\"ridge\",\"bias\":\"consistent\"");
+    int32_t first[RECORDS], now[RECORDS], same[RECORDS];
+    trial t;
+    begin(&job, &t);
+    fit(&t, false);
+    classify(&t, first); /* scaled: c2 times as long */
+    fit(&t, true);
+    classify(&t, now);
+    ENGINE_CHECK(count_changed(first, now) == 0);
+    centre(&t);
+    classify(&t, first);
+    for (int i = 0; i < READABLE; i++) {
+        same[i] = first[0];
+    }
+    ENGINE_CHECK(count_changed(first, same) > 0);
+    multiply(&t, "align.W", 37.5);
+    multiply(&t, "align.b", 37.5);
+    classify(&t, now);
+    ENGINE_CHECK(count_changed(first, now) == 0);
+    multiply(&t, "align.b", 2.0);
+    classify(&t, now);
+    ENGINE_CHECK(count_changed(first, now) > 0);
+    engine_close(&t);
+}
+
 /* ---- refusals ---- */
 
 static void fails(trial *t, const char *part) {
@@ -578,6 +666,7 @@ int main(int argc, char **argv) {
                                         {"holdout", test_holdout},
                                         {"reports", test_reports},
                                         {"report batch", test_report_batch},
+                                        {"predictions", test_predictions},
                                         {"constant features", test_constant_features},
                                         {"few samples", test_few_samples},
                                         {"refusals", test_refusals}};
