@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/byte_set.h"
+#include "base/numeric.h"
 #include "eval/classes.h"
 #include "eval/taxonomy.h"
 
@@ -134,4 +135,51 @@ cps_status cps_seen_mark(cps_seen *seen, const cps_stream *data, uint8_t **unsee
     }
     *unseen_out = unseen;
     return CPS_OK;
+}
+
+/* ---- pictures ---- */
+
+/* False: the record holds no picture that can be read. */
+static bool checksum_of(const cps_stream *stream, int64_t record, uint64_t *checksum_out) {
+    cps_place place;
+    cps_stream_stored(stream, record, &place);
+    *checksum_out = cps_shard_source_checksum(place.shard, place.record);
+    return cps_shard_bad_reason(place.shard, place.record) == NULL;
+}
+
+static int by_value(const void *a, const void *b) {
+    const uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return (left > right) - (left < right);
+}
+
+cps_status cps_seen_pictures(const cps_stream *const *streams, int64_t count,
+                             uint64_t **checksums_out, int64_t *checksum_count_out) {
+    int64_t most = 0, found = 0;
+    for (int64_t s = 0; s < count; s++) {
+        most += cps_stream_records(streams[s]);
+    }
+    uint64_t *checksums = cps_allocate_zero(most, 1, sizeof *checksums);
+    if (checksums == NULL) {
+        return fail_memory();
+    }
+    for (int64_t s = 0; s < count; s++) {
+        for (int64_t i = 0; i < cps_stream_records(streams[s]); i++) {
+            found += checksum_of(streams[s], i, &checksums[found]);
+        }
+    }
+    qsort(checksums, (size_t)found, sizeof *checksums, by_value);
+    *checksums_out = checksums;
+    *checksum_count_out = found;
+    return CPS_OK;
+}
+
+int64_t cps_seen_count(const uint64_t *checksums, int64_t checksum_count, const cps_stream *data) {
+    int64_t seen = 0;
+    for (int64_t i = 0; i < cps_stream_records(data) && checksum_count > 0; i++) {
+        uint64_t checksum;
+        seen += checksum_of(data, i, &checksum) &&
+                bsearch(&checksum, checksums, (size_t)checksum_count, sizeof checksum, by_value) !=
+                    NULL;
+    }
+    return seen;
 }

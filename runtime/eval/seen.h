@@ -17,4 +17,13 @@ void cps_seen_destroy(cps_seen *seen); /* NULL-safe */
 cps_status cps_seen_mark(cps_seen *seen, const cps_stream *data,
                          uint8_t **unseen_out) CPS_MUST_CHECK;
 
+/* ---- pictures ---- */
+
+/* Checksums of the files that the streams' readable pictures were made of, ascending; malloc'ed.
+ * UNAVAILABLE: memory. */
+cps_status cps_seen_pictures(const cps_stream *const *streams, int64_t count,
+                             uint64_t **checksums_out, int64_t *checksum_count_out) CPS_MUST_CHECK;
+/* Readable pictures of `data` that are among them. */
+int64_t cps_seen_count(const uint64_t *checksums, int64_t checksum_count, const cps_stream *data);
+
 #endif

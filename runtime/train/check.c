@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/numeric.h"
 #include "comm/agree.h"
+#include "eval/seen.h"
 #include "model/weights.h"
 #include "tensor/gemm.h"
 #include "train/checkpoint.h"
@@ -147,7 +148,7 @@ static void warn_of_tower(const cps_run *run, int64_t stage, const cps_tower *to
     free(text);
 }
 
-void cps_loop_warn_untrained(const cps_run *run) {
+static void warn_of_untrained(const cps_run *run) {
     for (int64_t s = 0; s < run->stage_count; s++) {
         const cps_stage_plan *plan = run->stages[s].plan;
         const cps_side *text = &plan->instances[plan->embed_instance].sides[CPS_SIDE_TEXT];
@@ -160,6 +161,46 @@ void cps_loop_warn_untrained(const cps_run *run) {
             warn_of_tower(run, s, text->tower, "compares images with texts of");
         }
     }
+}
+
+/* ---- pictures that are trained on and evaluated ---- */
+
+static void warn_of_pictures(const cps_run *run, const uint64_t *checksums, int64_t count) {
+    for (int64_t i = 0; i < run->evaluation_count; i++) {
+        const cps_stream *data = run->evaluations[i].streams.data;
+        const int64_t seen = cps_seen_count(checksums, count, data);
+        if (seen > 0) {
+            cps_log(CPS_LOG_WARN,
+                    "evaluation '%s': %lld of its %lld pictures are in the training data, too, so "
+                    "it flatters; 'copse pack --exclude' packs training data without them",
+                    run->evaluations[i].options->name, (long long)seen,
+                    (long long)cps_stream_records(data));
+        }
+    }
+}
+
+/* Rank 0 looks. Without memory for it nothing is said. */
+static void warn_of_leaks(const cps_run *run) {
+    const cps_stream **streams = cps_allocate_zero(run->stream_count, 1, sizeof *streams);
+    uint64_t *checksums = NULL;
+    int64_t count = 0;
+    for (int32_t i = 0; i < run->stream_count && streams != NULL; i++) {
+        streams[i] = run->streams[i].stream;
+    }
+    if (cps_comm_rank(run->comm) == 0 && run->evaluation_count > 0 && streams != NULL) {
+        if (cps_seen_pictures(streams, run->stream_count, &checksums, &count) == CPS_OK) {
+            warn_of_pictures(run, checksums, count);
+        } else {
+            cps_fail_clear();
+        }
+    }
+    free(checksums);
+    free(streams);
+}
+
+void cps_loop_warn(const cps_run *run) {
+    warn_of_untrained(run);
+    warn_of_leaks(run);
 }
 
 /* What a rank of `ranks` would plan for, without a run around it. */
@@ -256,7 +297,7 @@ cps_status cps_check_job(cps_comm *comm, cps_plugins *plugins, const cps_json *j
     cps_run *run = NULL;
     CPS_TRY(cps_run_open(comm, plugins, job, calls, options, &run));
     cps_status status = CPS_OK;
-    cps_loop_warn_untrained(run);
+    cps_loop_warn(run);
     cps_json *stages = NULL;
     if (facts != NULL) {
         cps_json_add_string(facts, "name", run->job_options.name);

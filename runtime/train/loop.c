@@ -473,7 +473,7 @@ static cps_status begin(cps_loop *loop, char **resume_from) {
     if (*resume_from != NULL) {
         CPS_TRY(cps_checkpoint_load(run->comm, *resume_from, run->model, NULL));
     } else {
-        cps_loop_warn_untrained(run);
+        cps_loop_warn(run);
     }
     return cps_loop_open_reports(loop);
 }

@@ -135,8 +135,9 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) CP
 /* fit.c; Collective */
 cps_status cps_loop_fit(cps_loop *loop, bool finish, bool *end_stage_out) CPS_MUST_CHECK;
 
-/* check.c. Says which stages build on towers that have learnt nothing: a job's stages in the wrong
- * order, or weights that were left out. Local. */
-void cps_loop_warn_untrained(const cps_run *run);
+/* check.c. Says what a job may have meant otherwise: stages that build on towers which have learnt
+ * nothing (in the wrong order, or weights left out), evaluations whose pictures are trained on.
+ * Local. */
+void cps_loop_warn(const cps_run *run);
 
 #endif
