@@ -212,6 +212,7 @@ queue_again() { # REASON
     is_ours || exit 0
     note waiting 85 "$1: back into the queue"
     if command -v scontrol >/dev/null && scontrol requeue "$id"; then
+        trap 'exit 85' TERM
         sleep 600 # Slurm ends this script
         exit 85
     fi

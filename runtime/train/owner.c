@@ -11,9 +11,10 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "report/heartbeat.h"
 
-enum { MAX_FILE_BYTES = 4096, HOST_BYTES = 256, WAIT_TENTHS = 50 };
+enum { MAX_FILE_BYTES = 4096, HOST_BYTES = 256, WAIT_TENTHS = 100 };
 
 struct cps_owner {
     char *path, *run;
@@ -57,6 +58,10 @@ cps_status cps_owner_check(const char *folder, const char *run) {
         cps_json_destroy(record);
         if (pid == 0) {
             break;
+        }
+        if (tenth == 10) {
+            cps_log(CPS_LOG_INFO, "run '%s' is being trained by process %lld: waiting a moment",
+                    run, (long long)pid);
         }
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }

@@ -35,6 +35,18 @@ cp busy.log "$output"
 judge "a folder that is moved ends its run" 1 "the folder of run 'busy' was removed or moved"
 check "nothing is written to the old place" test ! -e runs/busy
 
+# Another host, as its record would look: all ranks leave together.
+sed 's/"reference"/"taken"/; s/steps = 40/steps = 100000/' reference.lua >taken.lua
+"$COPSE" train taken.lua -n 2 --threads 1 >taken.log 2>&1 </dev/null &
+first=$!
+await runs/taken/checkpoints/step-00000002.h5
+echo '{"host":"n17","pid":4711,"process_start":1,"slurm_job":"12.1","token":"x"}' >owner && mv owner runs/taken/owner.json
+wait $first
+code=$?
+cp taken.log "$output"
+judge "both ranks leave" 1 "^.*error: run 'taken' was taken over by process 4711 on 'n17', Slurm job 12.1"
+check "with one message" test "$(grep -c '^error:' taken.log)" -eq 1
+
 # Another host: a process that stands still on a node that seems lost.
 if ! unshare --uts true 2>/dev/null; then
     skip "two hosts" "this user may not make a host name of its own (unshare --uts)"
