@@ -79,6 +79,10 @@ static const cps_command commands[] = {
      cps_sweep_run_flags, NULL, 1, 1, 0, cps_command_driver},
     {"sweep status", "SWEEP|FOLDER", "shows how the runs of a sweep stand", NULL,
      cps_sweep_status_flags, NULL, 1, 1, 0, cps_command_driver},
+    {"sweep submit", "SWEEP", "trains the trials of a sweep as an array of Slurm jobs",
+     "One run a task; the tasks share the sweep's ledger, so requeued or doubled tasks do nothing "
+     "twice.",
+     cps_sweep_submit_flags, NULL, 1, 1, 0, cps_command_driver},
     {"sweep results", "SWEEP|FOLDER", "shows what the trials gave; as CSV and JSON lines", NULL,
      cps_sweep_results_flags, NULL, 1, 1, 0, cps_command_driver},
     {"doctor", "",

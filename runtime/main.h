@@ -183,7 +183,7 @@ extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cp
     cps_export_flags[], cps_objectives_flags[], cps_predict_flags[], cps_embed_flags[],
     cps_status_flags[], cps_submit_flags[], cps_cancel_flags[], cps_doctor_flags[];
 extern const cps_flag cps_sweep_plan_flags[], cps_sweep_run_flags[], cps_sweep_status_flags[],
-    cps_sweep_results_flags[];
+    cps_sweep_results_flags[], cps_sweep_submit_flags[];
 extern const cps_option cps_predict_option_rows[];
 
 #endif

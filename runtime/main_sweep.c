@@ -41,3 +41,25 @@ const cps_flag cps_sweep_results_flags[] = {
     {"metric", 0, "NAME", "what the table is sorted by, <evaluation>.<key>"},
     {"importance", 0, NULL, "how much of the metric's spread each parameter explains"},
     END};
+
+/* As copse submit, for each task of an array. */
+const cps_flag cps_sweep_submit_flags[] = {
+    {"at-once", 'j', "K", "tasks at once (default: as many as Slurm starts)"},
+    {"nodes", 'N', "NODES", "nodes of a task (default: 1)"},
+    {"ranks-per-node", 0, "RANKS", "ranks on each node (default: the site's, else 1)"},
+    {"threads", 't', "T", "threads of each rank (default: the node's cores shared by its ranks)"},
+    {"time", 0, "TIME", "time limit of a task as Slurm takes it, 90, 12:00:00 or 2-00:00:00"},
+    {"partition", 'p', "NAME", "partition (default: the site's, else Slurm's)"},
+    {"account", 0, "NAME", "account (default: the site's)"},
+    {"after", 0, "JOB", "waits until this job, or the job of this run, is done; repeatable"},
+    {"sbatch", 0, "OPTION", "one more option for sbatch, --sbatch=--qos=long; repeatable"},
+    {"site", 0, "FILE", "the site file (default: the first of the places that are documented)"},
+    {"warn", 0, "SECONDS", "the signal comes so long before the time limit (default: 120)"},
+    RUNS,
+    SET,
+    ONLY,
+    {"retries", 0, "N", "how often a run that broke is tried again (default: 2)"},
+    {"lost", 0, "SECONDS",
+     "a claim without a sign of life for so long is taken over (default: 120)"},
+    {"dry-run", 0, NULL, "checks, prints the batch script, submits nothing"},
+    END};

@@ -180,6 +180,7 @@ function Runner:start(item, claim)
     self:record(item, claim, "failed", { error = why, host = system.host })
     return
   end
+  self.mine[item.key] = true
   self.children[pid] = { item = item, claim = claim, log = log, started = system.clock() }
   self.running = self.running + 1
 end
@@ -341,7 +342,30 @@ function Runner:loop()
   end
 end
 
--- Says what failed; the exit code.
+-- Why an entry failed for good.
+function Runner:reason(item, entry)
+  if entry.why then
+    return string.format("ledger entry damaged, %s: delete the folder %s/%s to have it done again", entry.why, self.book.folder, item.key)
+  end
+  return (self.book:outcome(entry) or {}).error or "no error message"
+end
+
+-- Says what failed (a task of an array: of its own); whether anything did.
+function Runner:tell_failures()
+  local any = false
+  for _, item in ipairs(self.items) do
+    local entry = self.entries[item.key]
+    local concerns = selected(self, item.run) and (not self.settings.task or self.mine[item.key])
+    if entry and concerns and entry.state ~= "done" and self:is_final(entry) then
+      any = true
+      system.log("error", string.format("%s failed: %s; see %s/logs/%s.log", item.key, self:reason(item, entry), self.own.folder,
+        item.run.key))
+    end
+  end
+  return any
+end
+
+-- The exit code.
 function Runner:conclude()
   self:refresh()
   local counts = self:counts()
@@ -349,17 +373,9 @@ function Runner:conclude()
     self.own.name, counts.done, counts.all, counts.failed,
     counts.elsewhere > 0 and ", " .. counts.elsewhere .. " under way in other runners" or "",
     counts.left > counts.elsewhere and ", " .. counts.left - counts.elsewhere .. " to be done" or "", self.own.folder))
-  for _, item in ipairs(self.items) do
-    local entry = self.entries[item.key]
-    if entry and entry.state ~= "done" and self:is_final(entry) and selected(self, item.run) then
-      local outcome = self.book:outcome(entry) or {}
-      system.log("error", string.format("%s failed: %s; see %s/logs/%s.log", item.key,
-        entry.why and "ledger entry damaged, " .. entry.why .. ": delete the folder " .. self.book.folder .. "/" .. item.key
-          .. " to have it done again" or outcome.error or "no error message", self.own.folder, item.run.key))
-    end
-  end
+  local failed = self:tell_failures()
   if self.stopping and counts.left > 0 then return GENTLE_STOP end
-  return counts.failed > 0 and 1 or 0
+  return failed and 1 or 0
 end
 
 -- ---- starting -------------------------------------------------------------------------------------------------------------------------
@@ -396,7 +412,7 @@ end
 -- settings: jobs, ranks, threads, retries, only = { [number] = true }, again, task (from 0), lost. Returns the exit code.
 function runner.run(own, settings)
   sweep.keep(own)
-  local self = setmetatable({ own = own, settings = settings, entries = {}, children = {}, skip = {}, running = 0, finished = 0,
+  local self = setmetatable({ own = own, settings = settings, entries = {}, children = {}, skip = {}, mine = {}, running = 0, finished = 0,
     seconds = 0, timed = 0, rungs_told = 0, refreshed = system.clock() }, Runner)
   self.book = ledger.open(own.folder .. "/ledger", { lost = settings.lost, is_running = heartbeat_check(own, settings.lost) })
   own.book = self.book

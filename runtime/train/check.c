@@ -229,6 +229,7 @@ static void add_stage_facts(const cps_stage_plan *plan, const cps_memory_plan *m
     cps_json *stage = cps_json_add_object(facts, NULL);
     cps_json_add_string(stage, "name", plan->options.name);
     cps_json_add_number(stage, "steps", (double)plan->steps);
+    cps_json_add_number(stage, "flop", step_flop(plan) * (double)plan->steps);
     cps_json_add_number(stage, "memory_bytes", (double)memory->total_bytes);
 }
 

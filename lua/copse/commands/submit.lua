@@ -236,4 +236,6 @@ local function run(arguments)
   report(plan, submit(plan, depends), plan.threads)
 end
 
-return { run = run }
+-- The rest is for `copse sweep submit`.
+return { run = run, make_plan = make_plan, check_job = check_job, check_memory = check_memory, dependency = dependency,
+  sbatch = sbatch }

@@ -1,7 +1,8 @@
 -- copse sweep plan, run, status, results, submit.
 local sweep = require "copse.sweep"
 local sweep_runner = require "copse.sweep_runner"
-local table_text = require "copse.table"
+local sweep_submit = require "copse.sweep_submit"
+local tables = require "copse.tables"
 local text = require "copse.text"
 
 local commands = {}
@@ -14,6 +15,10 @@ end
 
 local function open(arguments)
   return sweep.open(arguments.operands[1], runs_folder(arguments), arguments.all.set)
+end
+
+local function open_file(arguments)
+  return sweep.of_file(arguments.operands[1], runs_folder(arguments), arguments.all.set)
 end
 
 local function whole(arguments, flag, least, default)
@@ -56,11 +61,15 @@ local function length_of(trial)
   return table.concat(parts, " + ")
 end
 
-local function trial_rows(own)
-  local rows = { { "trial" } }
-  for _, name in ipairs(own.parameters) do table.insert(rows[1], name) end
-  table.insert(rows[1], "length")
-  table.insert(rows[1], "")
+local function print_table(columns, rows)
+  for _, line in ipairs(tables.lines(columns, rows, system.terminal.output and system.terminal.columns or nil)) do system.print(line) end
+end
+
+local function print_trials(own)
+  local columns, rows = { { title = "trial", right = true } }, {}
+  for _, name in ipairs(own.parameters) do columns[#columns + 1] = { title = name } end
+  columns[#columns + 1] = { title = "length" }
+  columns[#columns + 1] = { title = "" }
   for _, trial in ipairs(own.trials) do
     local row = { tostring(trial.number) }
     for _, name in ipairs(own.parameters) do
@@ -70,7 +79,7 @@ local function trial_rows(own)
     row[#row + 1] = trial.same_as and "= trial " .. trial.same_as or ""
     rows[#rows + 1] = row
   end
-  return rows
+  print_table(columns, rows)
 end
 
 -- What a person should know before it costs anything.
@@ -100,19 +109,23 @@ local function oddities(own)
   return notes
 end
 
--- What `copse check` says of a run's job: TFLOP, MiB of a rank; nil and its error. (The sentences are those of train/check.c.)
+-- What `copse check` says of a run's job: { flop, memory (bytes of a rank) }; nil and its error.
 local function cost_of(run)
   local path = string.format("%s/copse-plan-%d.lua", system.environment("TMPDIR") or "/tmp", system.pid)
   local good, message = system.write(path, run.source)
   if not good then system.fail("io", "%s", message) end
-  local result, why = system.capture { argv = { system.program, "check", path }, seconds = 300 }
+  local result, why = system.capture { argv = { system.program, "check", path, "--json" }, seconds = 600 }
   system.remove(path)
-  if not result then return nil, why end
-  local said, flop, memory = result.output .. result.errors, 0, 0
-  if result.code ~= 0 then return nil, (said:match("error: ([^\n]*)") or "copse check failed"):gsub(path:gsub("%p", "%%%0"), "its job") end
-  for tera in said:gmatch("a step is at most %S+ TFLOP, the stage ([%d.e+-]+)") do flop = flop + tonumber(tera) end
-  for mib in said:gmatch("memory of a rank %(of %d+%): (%d+) MiB") do memory = math.max(memory, tonumber(mib)) end
-  return { flop = flop, memory = memory }
+  local facts = result and result.code == 0 and system.decode(result.output)
+  if not facts then
+    why = result and result.errors:match("error: ([^\n]*)") or why or "copse check failed"
+    return nil, (why:gsub(path:gsub("%p", "%%%0"), "its job"))
+  end
+  local cost = { flop = 0, memory = 0 }
+  for _, stage in ipairs(facts.stages) do
+    cost.flop, cost.memory = cost.flop + stage.flop, math.max(cost.memory, stage.memory_bytes)
+  end
+  return cost
 end
 
 -- Steps that all runs make together, in units of one full run: halving stops most of them early.
@@ -137,15 +150,15 @@ local function print_cost(own, most)
   end
   if looked == 0 then return end
   local all = flop * full_runs(own)
-  system.print(string.format("cost: a full run is at most %.3g TFLOP and %d MiB a rank (%d of %d jobs opened); in all %.3g TFLOP, "
-    .. "%s on %d cores at 100 GFLOP/s each", flop, memory, looked, #runs, all, sweep_runner.duration(all / (0.1 * system.cores)),
-    system.cores))
+  system.print(string.format("cost: a full run is at most %.3g TFLOP and %.0f MiB a rank (%d of %d jobs opened); in all %.3g TFLOP, "
+    .. "%s on %d cores at 100 GFLOP/s each", flop / 1e12, memory / 2 ^ 20, looked, #runs, all / 1e12,
+    sweep_runner.duration(all / (1e11 * system.cores)), system.cores))
 end
 
 commands["sweep plan"] = function(arguments)
-  local own = sweep.of_file(arguments.operands[1], runs_folder(arguments), arguments.all.set)
+  local own = open_file(arguments)
   local counts = sweep.states(own)
-  for _, line in ipairs(table_text.lines(trial_rows(own), { true })) do system.print(line) end
+  print_trials(own)
   system.print(string.format("sweep '%s': %d trials x %d seeds are %d different runs; %d done, %d failed", own.name, #own.trials,
     #own.seeds, #own.runs, counts.done, counts.failed))
   if own.search.rungs then
@@ -159,12 +172,22 @@ end
 -- ---- run ----------------------------------------------------------------------------------------------------------------------------
 
 commands["sweep run"] = function(arguments)
-  local own = sweep.of_file(arguments.operands[1], runs_folder(arguments), arguments.all.set)
+  local own = open_file(arguments)
   for _, note in ipairs(oddities(own)) do system.log("info", "note: " .. note) end
   return sweep_runner.run(own, {
     jobs = whole(arguments, "jobs", 1, 1), ranks = whole(arguments, "ranks", 1, 1), threads = whole(arguments, "threads", 1),
     retries = whole(arguments, "retries", 0, 2), task = whole(arguments, "task", 0), lost = whole(arguments, "lost", 1, 120),
     only = only(arguments, own), again = arguments.flags.again,
+  })
+end
+
+-- ---- submit -------------------------------------------------------------------------------------------------------------------------
+
+commands["sweep submit"] = function(arguments)
+  local own = open_file(arguments)
+  return sweep_submit.run(own, arguments, {
+    at_once = whole(arguments, "at-once", 1), retries = whole(arguments, "retries", 0, 2), lost = whole(arguments, "lost", 1, 120),
+    only = only(arguments, own), only_text = arguments.flags.only,
   })
 end
 
@@ -188,14 +211,14 @@ end
 commands["sweep status"] = function(arguments)
   local own = open(arguments)
   local counts, states = sweep.states(own)
-  local rows = { { "trial", "parameters" } }
-  for _, seed in ipairs(own.seeds) do table.insert(rows[1], "seed " .. seed) end
+  local columns, rows = { { title = "trial", right = true }, { title = "parameters", shrink = 1, least = 20, middle = true } }, {}
+  for _, seed in ipairs(own.seeds) do columns[#columns + 1] = { title = "seed " .. seed } end
   for _, trial in ipairs(own.trials) do
     local row = { tostring(trial.number), sweep.values_text(own, trial.values) }
     for _, run in ipairs(trial.runs) do row[#row + 1] = trial.same_as and "= trial " .. trial.same_as or state_cell(states[run.key]) end
     rows[#rows + 1] = row
   end
-  for _, line in ipairs(table_text.lines(rows, { true })) do system.print(line) end
+  print_table(columns, rows)
   system.print(string.format("sweep '%s', %d runs: %s", own.name, #own.runs, counts_text(counts)))
   for _, run in ipairs(own.runs) do
     local state = states[run.key]
@@ -236,12 +259,6 @@ local function metric_names(rows)
   return text.sorted_keys(seen)
 end
 
-local function csv_cell(value)
-  if value == nil then return "" end
-  local cell = type(value) == "number" and text.number(value) or tostring(value)
-  return cell:find('[,"\r\n]') and '"' .. cell:gsub('"', '""') .. '"' or cell
-end
-
 local function write(path, lines)
   local good, message = system.write(path, table.concat(lines, "\n") .. "\n")
   if not good then system.fail("io", "%s", message) end
@@ -249,18 +266,22 @@ local function write(path, lines)
 end
 
 local function write_csv(own, rows, path)
-  local metrics = metric_names(rows)
-  local head, lines = { "trial", "seed", "run", "state", "evaluation", "step" }, {}
+  local metrics, lines = metric_names(rows), {}
+  local head = { "trial", "seed", "run", "state", "evaluation", "step" }
   for _, name in ipairs(own.parameters) do head[#head + 1] = "p." .. name end
   for _, name in ipairs(metrics) do head[#head + 1] = name end
-  for i, name in ipairs(head) do head[i] = csv_cell(name) end
-  lines[1] = table.concat(head, ",")
+  lines[1] = tables.csv_line(head)
   for _, row in ipairs(rows) do
-    local cells = { csv_cell(row.trial), csv_cell(row.seed), csv_cell(row.run), csv_cell(row.state), csv_cell(row.evaluation),
-      csv_cell(row.step) }
-    for _, name in ipairs(own.parameters) do cells[#cells + 1] = csv_cell(row.values[name]) end
-    for _, name in ipairs(metrics) do cells[#cells + 1] = csv_cell(row.metrics[name]) end
-    lines[#lines + 1] = table.concat(cells, ",")
+    local fields, count = { row.trial, row.seed, row.run, row.state, row.evaluation, row.step }, 6
+    for _, name in ipairs(own.parameters) do
+      count = count + 1
+      fields[count] = row.values[name]
+    end
+    for _, name in ipairs(metrics) do
+      count = count + 1
+      fields[count] = row.metrics[name]
+    end
+    lines[#lines + 1] = tables.csv_line(fields, count)
   end
   write(path, lines)
 end
@@ -275,12 +296,15 @@ local function write_json(own, rows, path)
 end
 
 local function print_importance(summary)
-  local rows = { { "parameter", "share", "by chance", "trials", "levels", "rank correlation" } }
+  local columns, rows = { { title = "parameter" } }, {}
+  for _, title in ipairs { "share", "by chance", "trials", "levels", "rank correlation" } do
+    columns[#columns + 1] = { title = title, right = true }
+  end
   local show = function(value) return value and string.format("%.2f", value) or "-" end
   for i, one in ipairs(summary.importance) do
-    rows[i + 1] = { one.parameter, show(one.share), show(one.chance), tostring(one.trials), tostring(one.levels), show(one.correlation) }
+    rows[i] = { one.parameter, show(one.share), show(one.chance), tostring(one.trials), tostring(one.levels), show(one.correlation) }
   end
-  for _, line in ipairs(table_text.lines(rows, { false, true, true, true, true, true })) do system.print(line) end
+  print_table(columns, rows)
   system.print(string.format("share: of the variance of %s between trials (mean over seeds), what lies between the levels of this "
     .. "parameter alone (one-way; numbers of many values in quantile bins)", summary.metric.name))
 end
@@ -289,15 +313,15 @@ local function print_results(own, summary)
   local metric = summary.metric
   local trials = table.move(summary.trials, 1, #summary.trials, 1, {})
   table.sort(trials, function(a, b) return sweep.comes_before(a, b, metric and metric.falls) end)
-  local rows = { { "trial", metric and metric.name or "-", "rung", "seeds", "parameters" } }
+  local columns, rows = { { title = "trial", right = true }, { title = metric and metric.name or "-", right = true },
+    { title = "rung", right = true }, { title = "seeds", right = true }, { title = "parameters", shrink = 1, least = 20, middle = true } }, {}
   for _, trial in ipairs(trials) do
     if not trial.same_as then
-      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-", tostring(trial.rung or "-"),
+      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-", tostring(trial.rung or ""),
         trial.count .. "/" .. #trial.runs, sweep.values_text(own, trial.values) }
     end
   end
-  for _, row in ipairs(own.search.rungs and {} or rows) do table.remove(row, 3) end
-  for _, line in ipairs(table_text.lines(rows, { true, true, true, own.search.rungs ~= nil })) do system.print(line) end
+  print_table(columns, rows)
   system.print(string.format("sweep '%s', %d runs: %s", own.name, #own.runs, counts_text(summary.counts)))
 end
 
