@@ -498,7 +498,10 @@ static cps_status train(cps_loop *loop) {
     }
     free(resume_from);
     if ((status == CPS_OK || status == CPS_ERR_SIGNAL || status == CPS_ERR_ENDED) && !loop->lost) {
+        char *message = cps_format("%s", cps_fail_message()); /* the run's own last word */
         cps_loop_finish_report(loop);
+        status = status != CPS_OK ? cps_fail(status, "%s", message) : CPS_OK;
+        free(message);
     }
     return status;
 }

@@ -290,44 +290,48 @@ static void log_time(const cps_loop *loop) {
     }
 }
 
+static void log_summary(const cps_loop *loop, const cps_json *events, int64_t peak) {
+    const cps_run *run = loop->run;
+    const cps_summary_facts facts = {.run = loop->name,
+                                     .steps = cps_loop_step(loop),
+                                     .skipped = loop->state.skipped,
+                                     .seconds = cps_seconds() - loop->start_time,
+                                     .samples_per_second = samples_per_second(loop),
+                                     .bad_images = loop->state.bad_images,
+                                     .peak_memory_bytes = peak,
+                                     .ranks = cps_comm_size(run->comm),
+                                     .threads = run->options.threads,
+                                     .best_metric = run->checkpoint.best};
+    char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
+    cps_log(CPS_LOG_INFO, "%s", text);
+    free(text);
+    if (loop->planned_bytes > 0) {
+        cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned",
+                (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
+    }
+    log_time(loop);
+    cps_log(CPS_LOG_INFO, "everything of the run is in '%s'", loop->folder);
+}
+
 void cps_loop_finish_report(cps_loop *loop) {
-    cps_run *run = loop->run;
+    const cps_comm *comm = loop->run->comm;
     const int64_t peak = most(loop, "peak memory", cps_peak_memory_bytes());
     const int64_t sent = most(loop, "bytes sent", bytes_sent(loop));
-    if (loop->quarantine != NULL && cps_quarantine_flush(loop->quarantine, run->comm) != CPS_OK) {
+    if (loop->quarantine != NULL &&
+        cps_quarantine_flush(loop->quarantine, loop->run->comm) != CPS_OK) {
         cps_log(CPS_LOG_WARN, "%s", cps_fail_message());
     }
     cps_progress_destroy(loop->progress);
     loop->progress = NULL;
-    if (cps_comm_rank(run->comm) != 0) {
+    if (cps_comm_rank(comm) != 0) {
         return;
     }
     write_end(loop, peak, sent);
     char *path = in_folder(loop, "events.jsonl");
     cps_json *events = NULL;
     if (cps_events_read(path, &events, NULL) == CPS_OK) {
-        const cps_summary_facts facts = {.run = loop->name,
-                                         .steps = cps_loop_step(loop),
-                                         .skipped = loop->state.skipped,
-                                         .seconds = cps_seconds() - loop->start_time,
-                                         .samples_per_second = samples_per_second(loop),
-                                         .bad_images = loop->state.bad_images,
-                                         .peak_memory_bytes = peak,
-                                         .ranks = cps_comm_size(run->comm),
-                                         .threads = run->options.threads,
-                                         .best_metric = run->checkpoint.best};
-        char *text = cps_summary_text(events, &facts, cps_metric_less_is_better);
-        if (text != NULL) {
-            cps_log(CPS_LOG_INFO, "%s", text);
-        }
-        free(text);
+        log_summary(loop, events, peak);
         cps_json_destroy(events);
-        if (loop->planned_bytes > 0) {
-            cps_log(CPS_LOG_INFO, "peak memory of a rank: %.0f MiB of %.0f MiB planned",
-                    (double)peak / 1048576.0, (double)loop->planned_bytes / 1048576.0);
-        }
-        log_time(loop);
-        cps_log(CPS_LOG_INFO, "everything of the run is in '%s'", loop->folder);
     }
     free(path);
 }
