@@ -1,6 +1,7 @@
 /* The grains that no file held are dealt evenly to the ranks, in runs. All work in rounds of some
  * seconds; at the end of a round they agree that nothing failed and pass each other the new rows,
  * so that no rank waits long for another and a failure is known soon. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "comm/agree.h"
 #include "comm/canonical.h"
 #include "train/frozen_internal.h"
+#include "train/loop.h"
 
 enum { FILE_GRAINS = 256 };
 static const double round_seconds = 5.0;
@@ -261,13 +263,17 @@ static void share_round(dealing *d, int64_t own, int64_t *left_out) {
 
 /* One round of this rank; *own_out grains were computed. */
 static cps_status run_round(dealing *d, int64_t *own_out) {
-    const int32_t rank = cps_comm_rank(d->encoder.options->comm);
+    const cps_comm *comm = d->encoder.options->comm;
+    const int32_t rank = cps_comm_rank(comm);
     const double start = cps_seconds();
     *own_out = 0;
     for (int64_t i = d->at[rank]; i < d->end[rank]; i++) {
         CPS_TRY(compute_next(d, i, d->end[rank]));
         ++*own_out;
-        if (cps_seconds() - start > round_seconds) {
+        if (cps_fault_here(comm, "signal_features", i - d->at[rank])) {
+            (void)raise(SIGUSR1);
+        }
+        if (cps_seconds() - start > round_seconds || cps_signal_seen()) {
             break;
         }
     }
@@ -281,6 +287,20 @@ static void talk(const dealing *d, int64_t left, double *last_time) {
                 d->encoder.set->entry->view.name, (long long)(left * CPS_FROZEN_GRAIN),
                 (long long)d->encoder.set->records);
     }
+}
+
+/* Between rounds: what this rank has computed goes to a file. The stage has not begun, so that no
+ * checkpoint is newer than the last one. */
+static cps_status leave(dealing *d, int64_t left) {
+    const cps_frozen_set *set = d->encoder.set;
+    const int64_t end = d->at[cps_comm_rank(d->encoder.options->comm)];
+    if (d->begun < end) {
+        cps_frozen_store(set, d->todo[d->begun], d->todo[end - 1] + 1);
+    }
+    return cps_fail(CPS_ERR_SIGNAL,
+                    "a signal asked to stop: the features of view '%s' are kept but for some %lld "
+                    "records; start the same command again to go on",
+                    set->entry->view.name, (long long)(left * CPS_FROZEN_GRAIN));
 }
 
 cps_status cps_frozen_compute(cps_frozen_set *set, const cps_stage_plan *plan,
@@ -302,6 +322,10 @@ cps_status cps_frozen_compute(cps_frozen_set *set, const cps_stage_plan *plan,
         }
         share_round(&d, own, &left);
         talk(&d, left, &last_time);
+        if (cps_agree_any(options->comm, "frozen features", cps_signal_seen()) && left > 0) {
+            status = leave(&d, left);
+            break;
+        }
     }
     for (int64_t i = 0; i < d.count; i++) {
         set->computed += cps_min_i64(CPS_FROZEN_GRAIN, set->records - d.todo[i] * CPS_FROZEN_GRAIN);

@@ -119,6 +119,14 @@ same_end() { # same_end NAME RUN
 }
 same_end "the same bytes in five parts" parts
 
+# A signal while features are computed ends the run between stages, and nothing is computed twice.
+check "as far as the second stage" train told 2 --until 4
+rm -rf runs/cache
+expect "told to stop while features are computed" 85 "a signal asked to stop: the features of view 'from' are kept but for some 128 records" \
+    env CPS_FAULT=signal_features,0,0 "$COPSE" train align.lua --run told -n 2 --threads 1
+expect "goes on on three ranks" 0 "goes on from.*tower 'ssl'.: 360 records, 128 computed" train told 3
+same_end "the same bytes after a signal" told
+
 # A kill while the checkpoint after a fit is being written takes the fit back; one in the steps does not.
 check "as far as the stage's end" train killed 2 --until 4
 expect "killed while the fit's checkpoint is written" 70 'signal 9' env CPS_FAULT=kill_checkpoint,1,4 "$COPSE" train align.lua --run killed \
