@@ -15,7 +15,7 @@ local function refuse(deeper, format, ...)
 end
 
 local function show(value)
-  if type(value) == "number" then return string.format("%.6g", value) end
+  if type(value) == "number" then return value ~= value and "nan" or string.format("%.6g", value) end
   return type(value) == "string" and "'" .. value .. "'" or type(value) == "table" and "a table" or tostring(value)
 end
 
@@ -36,7 +36,7 @@ end
 
 local function check_numbers(what, list, range, deeper)
   if type(list) ~= "table" then refuse(deeper or 0, "%s should be a list of numbers, not %s", what, show(list)) end
-  for i, x in ipairs(list) do check_number(string.format("%s[%d]", what, i), x, range, (deeper or 0) + 1) end
+  for i = 1, #list do check_number(string.format("%s[%d]", what, i), list[i], range, (deeper or 0) + 1) end
 end
 
 local function check_count(what, n, least)
@@ -79,6 +79,10 @@ local function distinct(list)
   return count
 end
 
+local function check_differ(losses)
+  if distinct(losses) < 2 then refuse(0, "all losses are the same: no law can be seen in them") end
+end
+
 -- ---- two domains: L(x) = c + exp(k x + b) ------------------------------------------------------------------------------
 
 local function share_residual(shares, losses, c)
@@ -111,8 +115,8 @@ function law.fit(shares, losses, options)
   if distinct(shares) < 4 then
     error(string.format("the law wants losses at 4 different shares at least, not %d: train at more shares", distinct(shares)), 2)
   end
+  check_differ(losses)
   local scan = curve_fit.scan(shares, losses)
-  if not scan then error("all losses are the same: no law can be seen in them", 2) end
   local residual = share_residual(shares, losses, scan.c)
   local result = curve_fit.minimise(residual, #shares, { scan.slope, scan.intercept }, options.delta)
   local fit = {
@@ -264,6 +268,7 @@ function law.fit_mixtures(mixtures, losses, options)
     error(string.format("the law of %d domains wants %d mixtures at least, not %d: train with more", domains, domains + 2,
       #mixtures), 2)
   end
+  check_differ(losses)
   local residual = mixture_residual(mixtures, losses)
   local starts = options.starts and folded(options.starts, domains) or planes(mixtures, losses)
   local best = curve_fit.best_of(residual, #losses, starts, options.delta)
@@ -359,6 +364,7 @@ local function check_curves(curves)
     check_numbers(string.format("curves[%d].steps", i), curve.steps, positive_range, 1)
     check_numbers(string.format("curves[%d].losses", i), curve.losses, losses_range, 1)
     check_pair("steps", curve.steps, curve.losses, 1)
+    if distinct(curve.losses) < 2 then refuse(0, "the losses of curves[%d] do not fall with its steps", i) end
   end
 end
 
