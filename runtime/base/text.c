@@ -339,6 +339,24 @@ char *cps_utf8_capitalize(const char *text) {
     return out;
 }
 
+/* ---- bytes as text --------------------------------------------------------------------------- */
+
+size_t cps_base64(const void *bytes, size_t length, char *out) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *at = bytes;
+    char *to = out;
+    for (size_t i = 0; i < length; i += 3) {
+        const size_t left = length - i;
+        const uint32_t word = (uint32_t)at[i] << 16 | (left > 1 ? (uint32_t)at[i + 1] << 8 : 0u) |
+                              (left > 2 ? (uint32_t)at[i + 2] : 0u);
+        *to++ = digits[word >> 18];
+        *to++ = digits[word >> 12 & 63];
+        *to++ = left > 1 ? digits[word >> 6 & 63] : '=';
+        *to++ = left > 2 ? digits[word & 63] : '=';
+    }
+    return (size_t)(to - out);
+}
+
 /* ---- patterns -------------------------------------------------------------------------------- */
 
 bool cps_glob_match(const char *pattern, const char *text) {

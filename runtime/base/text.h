@@ -23,6 +23,11 @@ bool cps_utf8_is_space(int32_t code_point);  /* as Python's str.isspace */
 bool cps_utf8_is_word(
     int32_t code_point); /* \w of a Unicode regular expression: letter, number, underscore */
 
+/* Base64 of `length` bytes (RFC 4648, with padding) into `out`, which holds
+ * CPS_BASE64_BYTES(length) bytes: no line breaks, no NUL. Returns the bytes written. */
+#define CPS_BASE64_BYTES(length) (((size_t)(length) + 2) / 3 * 4)
+size_t cps_base64(const void *bytes, size_t length, char *out);
+
 /* Shell glob (fnmatch without path rules): '*', '?', '[...]'. */
 bool cps_glob_match(const char *pattern, const char *text);
 

@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "base/text.h"
 #include "job/host.h"
 
 enum { NAME_BYTES = 256, DEFAULT_COLUMNS = 100 };
@@ -168,22 +169,11 @@ static int system_digest(lua_State *state) {
 }
 
 static int system_base64(lua_State *state) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t length = 0;
-    const unsigned char *bytes = (const unsigned char *)luaL_checklstring(state, 1, &length);
+    const char *bytes = luaL_checklstring(state, 1, &length);
     luaL_Buffer out;
-    luaL_buffinit(state, &out);
-    for (size_t i = 0; i < length; i += 3) {
-        const size_t left = length - i;
-        const uint32_t word = (uint32_t)bytes[i] << 16 |
-                              (left > 1 ? (uint32_t)bytes[i + 1] << 8 : 0u) |
-                              (left > 2 ? (uint32_t)bytes[i + 2] : 0u);
-        luaL_addchar(&out, digits[word >> 18]);
-        luaL_addchar(&out, digits[word >> 12 & 63]);
-        luaL_addchar(&out, left > 1 ? digits[word >> 6 & 63] : '=');
-        luaL_addchar(&out, left > 2 ? digits[word & 63] : '=');
-    }
-    luaL_pushresult(&out);
+    char *text = luaL_buffinitsize(state, &out, CPS_BASE64_BYTES(length));
+    luaL_pushresultsize(&out, cps_base64(bytes, length, text));
     return 1;
 }
 

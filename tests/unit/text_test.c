@@ -159,6 +159,27 @@ static void capitalised(void **state) {
     check(cps_utf8_capitalize("\xff"), "\xef\xbf\xbd");
 }
 
+static void check_base64(const char *bytes, size_t length, const char *wanted) {
+    char out[64];
+    const size_t written = cps_base64(bytes, length, out);
+    assert_int_equal(written, CPS_BASE64_BYTES(length));
+    assert_int_equal(written, strlen(wanted));
+    assert_memory_equal(out, wanted, written);
+}
+
+/* The examples of RFC 4648, section 10, and the digits at the end of the alphabet. */
+static void base64(void **state) {
+    (void)state;
+    check_base64("", 0, "");
+    check_base64("f", 1, "Zg==");
+    check_base64("fo", 2, "Zm8=");
+    check_base64("foo", 3, "Zm9v");
+    check_base64("foob", 4, "Zm9vYg==");
+    check_base64("fooba", 5, "Zm9vYmE=");
+    check_base64("foobar", 6, "Zm9vYmFy");
+    check_base64("\xff\xef\xfe\0", 4, "/+/+AA==");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_and_encodes),
@@ -170,6 +191,7 @@ int main(void) {
         cmocka_unit_test(long_texts_map_in_full),
         cmocka_unit_test(classes),
         cmocka_unit_test(globs),
+        cmocka_unit_test(base64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
