@@ -153,6 +153,9 @@ static cps_status read_answers(cps_h5 *file, cps_prediction_file *to) {
     if (to->labels == NULL || to->top > MOST_TOP) {
         return damaged(file, "'class_index' without labels, or of too many places");
     }
+    values = NULL;
+    CPS_TRY(read_array(file, "class_score", CPS_H5_F64, 2, shape, &values, &found));
+    to->scores = values;
     return check_range(file, "class_index", to->answers, to->rows * to->top, -1,
                        to->class_count - 1);
 }
@@ -307,9 +310,9 @@ cps_status cps_prediction_file_read(const char *path, cps_prediction_file *file_
 
 void cps_prediction_file_free(cps_prediction_file *file) {
     char *texts[] = {file->path, file->evaluation, file->kind, file->text, file->averaging};
-    void *arrays[] = {file->sample_ids,    file->labels,        file->answers,
-                      file->shared_depth,  file->records,       file->shards,
-                      file->image_to_text, file->text_to_image, file->text_rows};
+    void *arrays[] = {file->sample_ids,    file->labels,   file->answers, file->scores,
+                      file->shared_depth,  file->records,  file->shards,  file->image_to_text,
+                      file->text_to_image, file->text_rows};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         free(texts[i]);
     }

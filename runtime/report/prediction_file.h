@@ -34,6 +34,7 @@ typedef struct cps_prediction_file {
     int32_t *labels; /* [rows] -1: none */
     int64_t top;
     int32_t *answers; /* [rows, top] best first, -1: no more */
+    double *scores;   /* [rows, top] theirs */
     int64_t class_count;
     char **class_names;
     int32_t
