@@ -112,7 +112,11 @@ static const cps_command commands[] = {
      NULL, 1, -1, 0, cps_command_driver},
     {"compare", "RUN|SWEEP...", "compares methods head to head, from the predictions of their runs",
      cps_compare_help, cps_compare_flags, NULL, 1, -1, 0, cps_command_driver},
-    LATER("report", "writes the report of a comparison"),
+    {"report", "RUN|DIR...", "makes a page of a run, a comparison or a sweep, for a browser",
+     "RUN is the folder of a run, or its name in runs; DIR one that 'copse compare' wrote, or a "
+     "sweep's. The page is\n"
+     "one file that needs no network and no other file.",
+     cps_report_flags, NULL, 1, -1, 0, cps_command_driver},
     LATER("bench", "measures rates"),
     LATER("plan", "predicts rates for other machines"),
     {.name = NULL},

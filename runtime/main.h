@@ -176,6 +176,9 @@ cps_status cps_command_driver(const cps_app *app) CPS_MUST_CHECK;
 extern const cps_flag cps_compare_flags[]; /* main_compare.c */
 extern const char cps_compare_help[];
 cps_status cps_service_comparison(const cps_json *request, cps_json **result_out) CPS_MUST_CHECK;
+extern const cps_flag cps_report_flags[]; /* main_report.c */
+cps_status cps_service_thumbnails(const cps_json *request, cps_json **result_out) CPS_MUST_CHECK;
+cps_status cps_service_mistakes(const cps_json *request, cps_json **result_out) CPS_MUST_CHECK;
 /* Services of drivers (job/driver.h). main_events.c */
 cps_status cps_service_events(const cps_json *request, cps_json **result_out) CPS_MUST_CHECK;
 extern const cps_flag cps_train_flags[], cps_check_flags[], cps_eval_flags[], cps_inspect_flags[],

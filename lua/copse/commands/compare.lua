@@ -1,6 +1,8 @@
 -- copse compare RUN|SWEEP...: methods head to head. What is compared: copse.comparison; how it is shown: copse.comparison_text.
 local comparison = require "copse.comparison"
 local comparison_text = require "copse.comparison_text"
+local gather = require "copse.gather"
+local page = require "copse.page"
 local text = require "copse.text"
 
 local RESAMPLES_SEED, POWER = 1, 0.8
@@ -50,6 +52,7 @@ local function write_all(folder, result)
   write(folder .. "/comparison.json", text.encode(result, "comparison") .. "\n")
   write(folder .. "/comparison.csv", comparison_text.csv(result))
   write(folder .. "/comparison.tex", comparison_text.latex(result))
+  write(folder .. "/comparison.html", page.comparison(result, gather.comparison(result)))
 end
 
 return { run = function(arguments)
