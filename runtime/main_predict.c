@@ -108,6 +108,8 @@ const cps_flag cps_predict_flags[] = {
     {"job", 0, "JOB", "the job that trained the model: its tokenizer"},
     {"set", 's', "KEY=VALUE", "gives a parameter that the job declares with copse.arg; repeatable"},
     {"objective", 0, NULL, "features as the objective of --job makes them; opens the job's data"},
+    {"score", 0, "W,W,...",
+     "with --objective: weights of the similarities of its features (default: its own)"},
     {"list-taxa", 0, NULL, "writes the taxa of --taxa or --classifier and ends"},
     {"list-models", 0, NULL, "writes the sizes that --preset knows and ends"},
     CPS_ENCODE_FLAGS,
@@ -486,17 +488,47 @@ static bool stop(void *context) {
     return cps_signal_seen();
 }
 
+/* "0.5,0.5": one for each component of the objective's features. Without --score their own. */
+static cps_status choose_weights(predict *p, double weights[CPS_MAX_COMPONENTS]) {
+    const cps_encoder *images = cps_scorer_images(p->scorer);
+    const char *text = cps_args_get(p->app->args, "score");
+    memcpy(weights, images->score_weights, sizeof images->score_weights);
+    if (text == NULL) {
+        return CPS_OK;
+    }
+    int32_t count = 0;
+    const char *at = text;
+    for (bool more = true; more && count < CPS_MAX_COMPONENTS;) {
+        char *end = NULL;
+        const double value = strtod(at, &end);
+        if (end == at || !isfinite(value) || (*end != ',' && *end != '\0')) {
+            return cps_fail(CPS_ERR_USAGE, "--score is '%s': numbers with commas are wanted", text);
+        }
+        weights[count++] = value;
+        more = *end == ',';
+        at = end + 1;
+    }
+    if (count != images->component_count || at[-1] != '\0') {
+        return cps_fail(CPS_ERR_USAGE,
+                        "--score is '%s': the features have %d similarities to weigh%s", text,
+                        images->component_count,
+                        has(p, "objective") ? "" : "; an objective's own need --objective");
+    }
+    cps_main_record_fact(&p->record, "score", "weights %s", text);
+    return CPS_OK;
+}
+
 static cps_status prepare_pass(predict *p, int64_t batch) {
-    double scale = 0.0;
+    double scale = 0.0, weights[CPS_MAX_COMPONENTS];
     CPS_TRY(choose_scale(p, &scale));
+    CPS_TRY(choose_weights(p, weights));
     p->outcomes = calloc((size_t)batch, sizeof *p->outcomes);
     p->best = calloc((size_t)(batch * p->plan.k), sizeof *p->best);
     if (p->outcomes == NULL || p->best == NULL) {
         return cps_fail(CPS_ERR_UNAVAILABLE, "out of memory for %lld results a picture",
                         (long long)p->plan.k);
     }
-    return cps_ranker_create(&p->classes.classifier, cps_scorer_images(p->scorer)->score_weights,
-                             scale, &p->plan, batch, &p->ranker);
+    return cps_ranker_create(&p->classes.classifier, weights, scale, &p->plan, batch, &p->ranker);
 }
 
 /* Rank 0: the end of the output and the record of it all. */

@@ -1,5 +1,5 @@
 #!/bin/sh
-# limit: 120
+# limit: 180
 # What people bring to DALIP: towers that have no tokens, sizes that do not divide or do not fit, options that contradict each
 # other, weights of plain CLIP and of DALIP. One clear message each, before training.
 . "$(dirname "$0")/../expect.sh"
@@ -93,6 +93,27 @@ score=', score = { 0.5, 0.5 }' job half ''
 expect "half of each feature" 0 'names: *top1' copse train half.lua --threads 1
 score=', score = { 1, 1, 1 }' job three ''
 expect_one "weights of three features" 64 'score.*3.*2|score.*2.*3' copse train three.lua --threads 1
+
+# Predictions by the objective's features: the first's similarity as published, or what --score weighs.
+predict() { # predict FILE OPTION...
+    file=$1
+    shift
+    copse predict runs/good/checkpoints/step-00000001.h5 four.png --labels set/classes.txt --job good.lua --objective -q -o "$file" "$@"
+}
+base64 -d >four.png <<END # 2 x 2 pixels of four colours
+iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGM4IScnd0KOAUicOCEHAB58BLvQnL93AAAAAElFTkSuQmCC
+END
+expect "predictions" 0 '' predict first.csv
+expect "by the first feature" 0 '' predict one.csv --score 1,0
+check "which is the default" cmp first.csv one.csv
+expect "by the second feature" 0 '' predict second.csv --score 0,1
+expect "by both" 0 '' predict both.csv --score 0.5,0.5
+check "say something else" test "$(cat second.csv)" != "$(cat first.csv)" -a "$(cat both.csv)" != "$(cat first.csv)" \
+    -a "$(cat both.csv)" != "$(cat second.csv)"
+expect_one "weights of three features" 64 "score is '1,1,1': the features have 2 similarities" predict three.csv --score 1,1,1
+expect_one "a weight that is no number" 64 "score is '1,x': numbers with commas" predict word.csv --score 1,x
+expect_one "weights of towers alone" 64 'have 1 similarities.*need --objective' copse predict runs/good/checkpoints/step-00000001.h5 \
+    four.png --labels set/classes.txt --job good.lua --score 0,1
 
 # Weights: those of plain CLIP lack the second feature, those of DALIP have it.
 sed -e 's/objective.dalip {[^}]*}/objective.clip {}/' -e 's/name = "good"/name = "clip"/' good.lua >clip.lua
