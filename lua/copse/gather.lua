@@ -160,17 +160,32 @@ local function quantities_of(comparison)
   return quantities
 end
 
--- Facts of the comparison's runs by method, of those whose folders are there.
-local function facts_by_method(comparison)
-  local by_method = {}
+-- Where a run lies that a comparison names: as it stands, or from one of the folders above the comparison's, which may have
+-- been made from another place.
+local function find_run(folder, near)
+  local places = { folder }
+  if near and folder:sub(1, 1) ~= "/" then
+    for _, up in ipairs { "/", "/../", "/../../", "/../../../" } do places[#places + 1] = near .. up .. folder end
+  end
+  for _, place in ipairs(places) do
+    if system.stat(place .. "/events.jsonl") then return place end
+  end
+end
+
+-- Facts of the comparison's runs by method, and the names of those that are not there.
+local function facts_by_method(comparison, near)
+  local by_method, missing = {}, {}
   for _, run in ipairs(list(comparison.runs)) do
-    local facts = type(run.folder) == "string" and runs.facts(run.folder, curve_points)
+    local place = type(run.folder) == "string" and find_run(run.folder, near)
+    local facts = place and runs.facts(place, curve_points)
     if facts and run.method then
       by_method[run.method] = by_method[run.method] or {}
       table.insert(by_method[run.method], facts)
+    else
+      missing[#missing + 1] = tostring(run.run)
     end
   end
-  return by_method
+  return by_method, missing
 end
 
 local function curves_by_method(quantities, by_method)
@@ -198,12 +213,13 @@ local function samples_of(comparison, by_method)
   return samples, patterns
 end
 
--- What page.comparison shows besides comparison.json: curves and thumbnails, `pictures` of them at most (default: 48).
-function gather.comparison(comparison, pictures)
-  local by_method = facts_by_method(comparison)
+-- What page.comparison shows besides comparison.json: curves and thumbnails, `pictures` of them at most (default: 48), and the
+-- names of runs that are missing. near: the comparison's folder, or nil.
+function gather.comparison(comparison, near, pictures)
+  local by_method, missing = facts_by_method(comparison, near)
   local quantities = quantities_of(comparison)
   local samples, patterns = samples_of(comparison, by_method)
-  return { curves = { quantities = quantities, methods = curves_by_method(quantities, by_method) },
+  return { curves = { quantities = quantities, methods = curves_by_method(quantities, by_method) }, missing = missing,
     thumbnails = thumbnails_of(samples, patterns, pictures or default_pictures) }
 end
 

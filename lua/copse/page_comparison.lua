@@ -73,13 +73,35 @@ local function what_was_done(comparison)
       or ", at the end of each run."))
 end
 
+-- "better: sclip; not distinguishable: sigmoid, dalip": names of methods by what their difference to the baseline came to.
+local function outcome(comparison, one)
+  local names = { better = {}, worse = {}, ["not distinguishable"] = {} }
+  for _, row in ipairs(list(one.metric.comparisons)) do
+    if row.family ~= "best" and names[row.verdict] then table.insert(names[row.verdict], html.name(row.method)) end
+  end
+  local baseline, out = html.name(comparison.baseline or "the baseline"), {}
+  for _, kind in ipairs { "better", "worse" } do
+    if #names[kind] > 0 then out[#out + 1] = "<b>" .. kind .. " than " .. baseline .. ": " .. table.concat(names[kind], ", ")
+      .. "</b>" end
+  end
+  local equal = names["not distinguishable"]
+  if #equal > 0 and #out == 0 then
+    out[1] = "<b>no method can be told apart from " .. baseline .. "</b> (" .. table.concat(equal, ", ") .. ")"
+  elseif #equal > 0 then
+    out[#out + 1] = "not distinguishable from it: " .. table.concat(equal, ", ")
+  end
+  return #out > 0 and "<li>" .. html.name(one.evaluation.name) .. ", " .. html.escape(parts.metric(one.metric.metric)) .. ": "
+    .. table.concat(out, "; ") .. ".</li>" or ""
+end
+
 function page.verdict(comparison)
-  local verdicts = list(comparison.verdicts)
-  if #verdicts == 0 then verdicts = { "Nothing could be compared: see the warnings below." } end
-  local shown = table.move(verdicts, 1, math.min(#verdicts, 6), 1, {})
-  local rest = table.move(verdicts, 7, #verdicts, 1, {})
-  return parts.list(shown, "verdict") .. (#rest > 0 and html.details(#rest .. " more findings", parts.list(rest)) or "")
-    .. what_was_done(comparison)
+  local outcomes = {}
+  for i, one in ipairs(main_metrics(comparison)) do outcomes[i] = outcome(comparison, one) end
+  local short, verdicts = table.concat(outcomes), list(comparison.verdicts)
+  if short == "" and #verdicts == 0 then verdicts = { "Nothing could be compared: see the warnings below." } end
+  if short == "" then return parts.list(verdicts, "verdict") .. what_was_done(comparison) end
+  return '<ul class="verdict">' .. short .. "</ul>" .. what_was_done(comparison)
+    .. (#verdicts > 0 and html.details("The same in numbers", parts.list(verdicts)) or "")
 end
 
 function page.warnings(comparison)
@@ -116,8 +138,7 @@ function page.table_of_results(comparison)
   return html.table(columns, rows) .. html.paragraph("Mean over seeds. Below it in brackets the "
     .. html.escape(confidence(comparison))
     .. " interval: where the true value plausibly lies, given how few seeds and test samples there are. <b>best</b>: highest "
-      .. "in its "
-    .. "column (lowest, where less is better). ~: this design cannot tell it from the best.", "note")
+    .. "in its column (lowest, where less is better). ~: this design cannot tell it from the best.", "note")
 end
 
 -- The scale of a difference: percentage points for shares.
@@ -189,14 +210,14 @@ function page.differences(comparison)
   return html.paragraph("Each line is a method minus <b>" .. html.name(comparison.baseline or "") .. "</b>, with its "
     .. html.escape(confidence(comparison))
     .. " interval. A filled mark and bold figures: told apart from the baseline. A hollow mark: not distinguishable, which "
-      .. "may mean equal, "
-    .. "or that there are too few seeds or samples to see the difference.") .. parts.figures(figures) .. html.table(columns,
+    .. "may mean equal, or that there are too few seeds or samples to see the difference. An interval may leave zero out and "
+    .. "its method still not be told apart: intervals stand alone, verdicts allow for the number of tests."
+    ) .. parts.figures(figures) .. html.table(columns,
       rows)
     .. html.paragraph("p: how often a difference this large would appear if the methods were equally good, from a bootstrap "
-      .. "over seeds and "
-      .. "samples; the first column allows for the number of tests (Holm). The last column is the smallest true difference "
-        .. "that this design "
-      .. "would find with " .. html.escape(plots.number(100 * (list(comparison.settings).power or 0.8))) .. " % chance.",
+      .. "over seeds and samples; the first column allows for the number of tests (Holm). The last column is the smallest "
+      .. "true difference that this design would find with "
+      .. html.escape(plots.number(100 * (list(comparison.settings).power or 0.8))) .. " % chance.",
         "note")
 end
 
@@ -217,6 +238,13 @@ local function has_points(series)
   return false
 end
 
+local function missing_runs(gathered)
+  local missing = list(gathered.missing)
+  if #missing == 0 then return "" end
+  return html.paragraph(html.escape("Not found, so they are in none of these curves, and their pictures may be missing: "
+    .. table.concat(missing, ", ", 1, math.min(#missing, 10)) .. (#missing > 10 and ", ..." or "") .. "."), "note")
+end
+
 -- gathered.curves: { quantities = { { key, title, kind, note } }, methods = { [method] = { [key] = points } } }.
 function page.curves(comparison, gathered)
   local curves = gathered.curves
@@ -229,7 +257,7 @@ function page.curves(comparison, gathered)
       x_title = "step", kind = quantity.kind, label = quantity.title .. " by step, one curve a method" } or nil }
   end
   return html.paragraph("Lines: mean over seeds. Bands: from the lowest to the highest seed.")
-    .. parts.figures(figures, "The runs' events.jsonl could not be read, so there are no curves.")
+    .. parts.figures(figures, "The runs' events.jsonl could not be read, so there are no curves.") .. missing_runs(gathered)
 end
 
 -- ---- classes and ranks ------------------------------------------------------------------------------------------------------
@@ -336,8 +364,7 @@ function page.ranks(comparison)
   end
   if #figures == 0 then return "" end
   return html.paragraph("Share of samples whose answer is right from the kingdom down to this rank. Marks: mean over seeds; "
-    .. "lines: lowest to "
-    .. "highest seed.") .. svg.key(names) .. parts.figures(figures)
+    .. "lines: lowest to highest seed.") .. svg.key(names) .. parts.figures(figures)
 end
 
 -- ---- confusions -------------------------------------------------------------------------------------------------------------
@@ -539,8 +566,8 @@ function page.statistics(comparison)
   end
   local settings = list(comparison.settings)
   return out .. html.paragraph(html.escape(string.format("Intervals: two-level bootstrap over seeds, then samples (%s, %s "
-    .. "resamples, seed %s). "
-    .. "Differences pair the same samples. 'copse compare --help' defines each statistic and names its source.",
+    .. "resamples, seed %s). Differences pair the same samples. 'copse compare --help' defines each statistic and names its "
+    .. "source.",
     tostring(settings.bootstrap or "?"), parts.count(settings.resamples), tostring(settings.seed or "?"))), "note")
 end
 

@@ -105,10 +105,21 @@ function parts.list(sentences, class)
   return #out > 0 and html.element("ul", class and { class = class }, table.concat(out, "\n")) or ""
 end
 
+-- A sentence whose end is folded away where it is very long.
+local function folded(sentence)
+  local text = html.clean(sentence)
+  local cut = #text > 400 and text:sub(1, 300):match "^(.*)%s"
+  if not cut then return "<li>" .. html.escape(text) .. "</li>" end
+  return "<li>" .. html.escape(cut) .. " ..." .. html.details("all of it", html.escape(text)) .. "</li>"
+end
+
 -- What a reader must know before he believes the numbers. Sentences.
 function parts.warnings(sentences, title)
   if #sentences == 0 then return "" end
-  return html.element("aside", { class = "warnings" }, "<h3>" .. html.escape(title) .. "</h3>", parts.list(sentences))
+  local out = {}
+  for i, sentence in ipairs(sentences) do out[i] = folded(sentence) end
+  return html.element("aside", { class = "warnings" }, "<h3>" .. html.escape(title) .. "</h3>",
+    "<ul>" .. table.concat(out, "\n") .. "</ul>")
 end
 
 -- A picture where there is none, with the reason.

@@ -69,8 +69,7 @@ function page.verdict(facts)
   if #evaluations == 0 then sentences[#sentences + 1] = "No evaluation has been made yet, so nothing says how good the model "
     .. "is." end
   return parts.list(sentences, "verdict") .. html.paragraph("This is one run. How far another seed would lie off is not known "
-    .. "from it; "
-    .. "'copse compare' of runs with several seeds says so.", "note")
+    .. "from it; 'copse compare' of runs with several seeds says so.", "note")
 end
 
 local function skipped_steps(facts)
@@ -377,8 +376,7 @@ function page.pictures(facts)
   local drawn = each_mistakes(facts, function(name, mistakes) return sheet_of(facts, name, mistakes) end)
   if drawn == "" then return "" end
   return html.paragraph("The images on which the model is most sure of a wrong answer: its score lies farthest above that of "
-    .. "the truth. In bold: the truth. "
-    .. "Such images often show wrong labels, too.") .. drawn
+    .. "the truth. In bold: the truth. Such images often show wrong labels, too.") .. drawn
 end
 
 -- ---- cost, bad images, records ----------------------------------------------------------------------------------------------

@@ -129,10 +129,8 @@ function page.importance(summary)
   end
   if #rows == 0 then return "" end
   return html.paragraph("How much of the differences between trials goes with each parameter alone (share of variance between "
-    .. "its levels). "
-    .. "The dashed stroke is what a parameter without any effect would reach by chance with so few trials: a bar that is not "
-      .. "clearly longer says nothing. "
-    .. "What parameters do together is not seen.")
+    .. "its levels). The dashed stroke is what a parameter without any effect would reach by chance with so few trials: a "
+    .. "bar that is not clearly longer says nothing. What parameters do together is not seen.")
     .. parts.figures { { title = "Importance for " .. metric_of(summary).name, drawing = plots.bars { rows = rows,
       label = "Importance of parameters" } } }
     .. (#silent > 0 and html.paragraph("Too few trials or levels to say anything: " .. html.escape(table.concat(silent,

@@ -126,6 +126,7 @@ for section in differences curves ranks classes confusions pictures cost jobs st
     shows "comparison: section $section" "<section id=\"$section\">" "$page"
 done
 shows "comparison: the differing key of the jobs" 'objectives\[1\].*(sigmoid|clip)' "$page"
+shows "comparison: the verdict in words" '(no method can be told apart from|than) <bdi>clip</bdi>' "$page"
 rm "$page"
 expect "page of a comparison, from its folder" 0 'compared/comparison.html: [0-9]+ KB' copse report compared
 check "of the comparison, again: well-formed" well_formed "$page"
@@ -139,9 +140,12 @@ expect_one "a comparison that is cut" 65 'broken/comparison.json. is no comparis
 echo '{"format":"copse-comparison","version":1}' >broken/comparison.json
 expect "a comparison of nothing" 0 'KB' copse report broken
 check "of nothing: well-formed" well_formed broken/comparison.html
+expect "from another place" 0 'KB' sh -c 'cd set && "$1" report ../compared' sh "$COPSE"
+lacks "its runs are found" 'Not found, so they are' "$page"
 mv runs/sigmoid-2 runs/sigmoid-1 "$scratch"
 expect "a comparison whose runs were deleted" 0 'KB' copse report compared
 check "of deleted runs: well-formed" well_formed "$page"
+shows "names them" 'Not found, so they are .*sigmoid-1, sigmoid-2' "$page"
 
 # ---- a sweep ----
 sed -e 's/^return copse.job {/local function job(p) return copse.job {/' -e 's/name = "demo", seed = arg.seed/name = "swept", seed = p.seed/' \

@@ -52,7 +52,7 @@ local function write_all(folder, result)
   write(folder .. "/comparison.json", text.encode(result, "comparison") .. "\n")
   write(folder .. "/comparison.csv", comparison_text.csv(result))
   write(folder .. "/comparison.tex", comparison_text.latex(result))
-  write(folder .. "/comparison.html", page.comparison(result, gather.comparison(result)))
+  write(folder .. "/comparison.html", page.comparison(result, gather.comparison(result, folder)))
 end
 
 return { run = function(arguments)
@@ -62,5 +62,5 @@ return { run = function(arguments)
   local folder = flags.out or default_folder(result)
   write_all(folder, result)
   for _, line in ipairs(comparison_text.lines(result)) do system.print(line) end
-  system.print("written: " .. folder .. "/comparison.json, .csv, .tex")
+  system.print("written: " .. folder .. "/comparison.json, .csv, .tex, .html")
 end }

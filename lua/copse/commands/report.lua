@@ -23,7 +23,7 @@ local function comparison_page(folder, pictures)
     system.fail("data", "'%s' has version %s, this Copse reads 1: make it again with 'copse compare --out'", path,
       tostring(comparison.version))
   end
-  return page.comparison(comparison, gather.comparison(comparison, pictures)), "comparison.html"
+  return page.comparison(comparison, gather.comparison(comparison, folder, pictures)), "comparison.html"
 end
 
 local function sweep_page(folder)
