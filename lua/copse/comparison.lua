@@ -392,6 +392,19 @@ local function keep_answered(result)
   result.evaluations = kept
 end
 
+-- Methods that never meet are not compared: the command ends where no pair of them does.
+local function check_met(result, names)
+  for _, evaluation in ipairs(result.evaluations) do
+    for _, metric in ipairs(evaluation.metrics) do
+      if #metric.comparisons > 0 then return end
+    end
+  end
+  if #names > 1 then
+    system.fail("usage", "methods %s have no evaluation with a seed in common, so nothing can be paired: train them with the same "
+      .. "seeds, and evaluate them on the same data", table.concat(names, ", "))
+  end
+end
+
 -- options: operands, at ("final", "best"), settings (confidence, bootstrap, resamples, seed, power), and where given baseline, metric,
 -- method, trials (lists of words). Returns the comparison.
 function comparison.make(options)
@@ -409,6 +422,7 @@ function comparison.make(options)
   local result = mark_lists(system.service("comparison", { methods = text.list(state.names), baseline = state.names[1],
     settings = options.settings, evaluations = evaluations }))
   check_answered(result, evaluations, options.metric)
+  check_met(result, state.names)
   check_steps(result, all, options.at, state.warnings)
   append(state.warnings, result.warnings)
   for i, evaluation in ipairs(result.evaluations) do

@@ -156,7 +156,7 @@ static void close_evaluation(cps_compared *compared) {
 
 /* ---- what is said of it ---- */
 
-static void warn(cps_json *warnings, const char *kind, char *text) {
+void cps_comparison_warn(cps_json *warnings, const char *kind, char *text) {
     cps_json *warning = cps_json_add_object(warnings, NULL);
     cps_json_add_string(warning, "kind", kind);
     cps_json_add_string(warning, "text", text);
@@ -183,14 +183,15 @@ static void warn_of_settings(const cps_compared *compared, cps_json *warnings) {
         const bool texts = strcmp(or_none(first->text), or_none(file->text)) == 0 &&
                            strcmp(or_none(first->averaging), or_none(file->averaging)) == 0;
         if (!texts || !same_templates(first, file)) {
-            warn(warnings, "evaluation",
-                 cps_format("evaluation '%s': class texts differ between runs '%s' (%s, %s, %lld "
-                            "templates) and '%s' (%s, %s, %lld templates%s)",
-                            compared->label, compared->runs[0].run, or_none(first->text),
-                            or_none(first->averaging), (long long)first->template_count,
-                            compared->runs[i].run, or_none(file->text), or_none(file->averaging),
-                            (long long)file->template_count,
-                            first->template_count == file->template_count ? ", other ones" : ""));
+            cps_comparison_warn(
+                warnings, "evaluation",
+                cps_format("evaluation '%s': class texts differ between runs '%s' (%s, %s, %lld "
+                           "templates) and '%s' (%s, %s, %lld templates%s)",
+                           compared->label, compared->runs[0].run, or_none(first->text),
+                           or_none(first->averaging), (long long)first->template_count,
+                           compared->runs[i].run, or_none(file->text), or_none(file->averaging),
+                           (long long)file->template_count,
+                           first->template_count == file->template_count ? ", other ones" : ""));
             return;
         }
     }
@@ -199,11 +200,12 @@ static void warn_of_settings(const cps_compared *compared, cps_json *warnings) {
 static void warn_of_pairs(const cps_compared *compared, cps_json *warnings) {
     const cps_pairing *pairing = &compared->pairing;
     if (pairing->unpaired > 0) {
-        warn(warnings, "unpaired",
-             cps_format("evaluation '%s': %lld samples are in all runs; run '%s' has %lld that "
-                        "another run lacks (pictures that could not be read?), they are left out",
-                        compared->label, (long long)pairing->samples,
-                        compared->runs[pairing->unpaired_file].run, (long long)pairing->unpaired));
+        cps_comparison_warn(
+            warnings, "unpaired",
+            cps_format("evaluation '%s': %lld samples are in all runs; run '%s' has %lld that "
+                       "another run lacks (pictures that could not be read?), they are left out",
+                       compared->label, (long long)pairing->samples,
+                       compared->runs[pairing->unpaired_file].run, (long long)pairing->unpaired));
     }
 }
 
@@ -289,6 +291,7 @@ static cps_status compare_evaluation(const cps_comparison_settings *settings,
     cps_status status = open_evaluation(settings, evaluation, &compared);
     if (status == CPS_OK) {
         cps_json *object = cps_json_add_object(evaluations, NULL);
+        compared.warnings = warnings;
         add_facts(&compared, object);
         warn_of_pairs(&compared, warnings);
         warn_of_settings(&compared, warnings);

@@ -12,7 +12,8 @@
  *            "evaluations": [ { "name": "rs", "label": "rs of a",       // absent: the name
  *                "metrics": ["top1"],                                   // absent: the main one
  *                "files": [ { "run": "clip-1", "method": "clip", "seed": 1, "path": "..." } ] } ] }
- * A method has a seed once in an evaluation; it may lack evaluations, and seeds that others have.
+ * A method has a seed once in an evaluation; it may lack evaluations, and seeds that others have:
+ * methods without a common seed are not compared there, and a warning says so.
  * Metrics that an evaluation does not offer are left out of it. The result: { "evaluations",
  * "friedman", "tests", "warnings" }; each evaluation also has "offers", the metrics that could be
  * asked for. USAGE: a request that is none of that; DATA: files that cannot be compared. */

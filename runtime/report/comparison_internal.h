@@ -29,6 +29,7 @@ typedef struct cps_compared {
     cps_compared_run *runs;
     cps_prediction_file *files; /* [run_count] */
     cps_pairing pairing;
+    cps_json *warnings;                  /* of the result */
     int32_t first[CPS_MOST_METHODS + 1]; /* first run of each method, and the end */
 } cps_compared;
 
@@ -65,6 +66,8 @@ cps_status cps_comparison_settle(const cps_comparison_settings *settings, cps_pe
  * as members of `object`. */
 cps_status cps_comparison_samples(const cps_compared *compared, cps_json *object) CPS_MUST_CHECK;
 
+/* Takes `text`. */
+void cps_comparison_warn(cps_json *warnings, const char *kind, char *text);
 /* [low, high]; ends that are not numbers become null. */
 void cps_comparison_add_interval(cps_json *object, const char *key, cps_interval interval);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/numeric.h"
 #include "report/comparison_internal.h"
 
@@ -273,11 +274,12 @@ static cps_status add_comparison(metric_work *w, int32_t method, int32_t other, 
                                  cps_json *array) {
     const int32_t count = common_seeds(w->compared, method, other);
     if (count == 0) {
-        return cps_fail(CPS_ERR_USAGE,
-                        "methods '%s' and '%s' have no seed in common, so nothing can be paired: "
-                        "train both with the same seeds, or leave one out",
-                        w->compared->settings->methods[method],
-                        w->compared->settings->methods[other]);
+        const char *const *names = w->compared->settings->methods;
+        cps_comparison_warn(w->compared->warnings, "seeds",
+                            cps_format("evaluation '%s': methods '%s' and '%s' have no seed in "
+                                       "common there, so nothing can be paired",
+                                       w->compared->label, names[method], names[other]));
+        return CPS_OK;
     }
     double *differences = cps_allocate_zero(count, 1, sizeof *differences);
     if (differences == NULL) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -162,6 +163,48 @@ static bool better(const char *metric, double now, double then, double margin) {
     return cps_metric_less_is_better(metric) ? now < then - margin : now > then + margin;
 }
 
+/* Rank 0: predictions of the evaluation as they stand now become those of the best checkpoint, or
+ * with `remove` there are none. */
+static cps_status keep_predictions(const cps_loop *loop, const char *name, bool remove) {
+    char *from = cps_format("%s/predictions/%s.h5", loop->folder, name);
+    char *to = cps_format("%s/predictions/best/%s.h5", loop->folder, name);
+    char *folder = cps_path_folder(to), *bytes = NULL;
+    size_t length = 0;
+    cps_status status = CPS_OK;
+    if (remove) {
+        unlink(to);                     /* mostly there is none */
+    } else if (cps_file_exists(from)) { /* a validation loss has none */
+        status = cps_dir_create(folder);
+        status = status != CPS_OK ? status : cps_file_read(from, SIZE_MAX, &bytes, &length);
+        status = status != CPS_OK ? status : cps_file_write_atomic(to, bytes, length);
+    }
+    free(bytes);
+    free(folder);
+    free(to);
+    free(from);
+    return status;
+}
+
+/* What was evaluated at the step of the best value is kept beside the last predictions, in
+ * predictions/best: comparisons of best checkpoints read it. Some evaluations of a step may come
+ * in a second call; those of an earlier best go. Collective. */
+static cps_status keep_best(cps_loop *loop, cps_due due) {
+    cps_run *run = loop->run;
+    if (!loop->state.new_best || loop->checkpoints == NULL) { /* copse eval has no checkpoints */
+        return CPS_OK;
+    }
+    const bool first = loop->best_step != cps_loop_step(loop);
+    cps_status status = CPS_OK;
+    loop->best_step = cps_loop_step(loop);
+    for (int64_t i = 0; i < run->evaluation_count && status == CPS_OK; i++) {
+        const bool done = is_due(loop, run->evaluations[i].options, due);
+        if (cps_comm_rank(run->comm) == 0 && (done || first)) {
+            status = keep_predictions(loop, run->evaluations[i].options->name, !done);
+        }
+    }
+    return cps_agree(run->comm, "predictions of the best checkpoint", status);
+}
+
 static void note_best(cps_loop *loop, const cps_json *all) {
     const char *metric = loop->run->checkpoint.best;
     const double value = value_of(all, metric);
@@ -278,8 +321,9 @@ cps_status cps_loop_evaluate_due(cps_loop *loop, cps_due due, bool *stop_out) {
     if (any && status == CPS_OK && due != CPS_DUE_BESIDE) {
         loop->state.dirty = true;
         note_best(loop, all);
+        status = keep_best(loop, due);
         *stop_out = *stop_out || early_stop(loop, all);
-        status = ask_job(loop, all, stop_out);
+        status = status != CPS_OK ? status : ask_job(loop, all, stop_out);
     }
     cps_json_destroy(all);
     return status;

@@ -426,6 +426,7 @@ cps_status cps_loop_create(cps_comm *comm, cps_loop **loop_out) {
     loop->start_time = cps_seconds();
     loop->last_checkpoint_time = loop->start_time;
     loop->state.written_step = -1;
+    loop->best_step = -1;
     *loop_out = loop;
     return CPS_OK;
 }

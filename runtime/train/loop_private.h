@@ -61,6 +61,7 @@ typedef struct cps_loop {
     cps_timing timing;    /* by phase: start, features, fit, steps, evaluation, checkpoint, rest */
     size_t planned_bytes; /* most of the stages so far */
     /* evaluations */
+    int64_t best_step;                   /* of the last best value that this process saw; -1 */
     cps_embedder *embedder;              /* of the stage's objective */
     struct cps_validation **validations; /* [evaluations], of the stage; NULL where none */
 } cps_loop;

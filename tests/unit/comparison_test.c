@@ -440,7 +440,11 @@ static void bad_requests(void **state) {
     files = add_evaluation(request, "plants", NULL);
     add_file(files, "a", 1, "plants-a1");
     add_file(files, "b", 2, "plants-b2");
-    refused(request, CPS_ERR_USAGE, "no seed in common");
+    cps_json *result = compared(request); /* shown, but not compared */
+    assert_near(number_at(result, "tests.baseline"), 0.0);
+    assert_near(number_at(result, "evaluations.0.metrics.0.methods.1.estimate"), 7.0 / 8.0);
+    assert_string_equal(text_at(result, "warnings.1.kind"), "seeds");
+    cps_json_destroy(result);
     request = new_request();
     add_file(add_evaluation(request, "plants", NULL), "c", 1, "plants-a1");
     refused(request, CPS_ERR_USAGE, "known method");
