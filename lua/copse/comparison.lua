@@ -3,6 +3,7 @@
 local fairness = require "copse.fairness"
 local methods = require "copse.methods"
 local runs = require "copse.runs"
+local tables = require "copse.tables"
 local text = require "copse.text"
 
 local comparison = {}
@@ -11,9 +12,33 @@ local POINTS = 50 -- of curves: only the last step of each stage is wanted here
 
 -- ---- runs ----
 
+-- `value` where it is a table; files may hold anything.
+local function as_table(value)
+  return type(value) == "table" and value or {}
+end
+
 local function last_session(facts)
-  local sessions = facts.provenance and facts.provenance.sessions
-  return type(sessions) == "table" and sessions[#sessions] or {}
+  local sessions = as_table(as_table(facts.provenance).sessions)
+  return as_table(sessions[#sessions])
+end
+
+-- Stages as provenance.json lists them: name, steps, samples_per_step.
+local function stages_of(facts)
+  local stages = {}
+  for _, stage in ipairs(as_table(as_table(facts.provenance).stages)) do
+    if type(as_table(stage).name) == "string" then
+      stages[#stages + 1] = { name = stage.name, steps = stage.steps, samples_per_step = as_table(stage.samples_per_step) }
+    end
+  end
+  return stages
+end
+
+local function check_job(found, facts)
+  local job = as_table(facts.job)
+  if type(job.seed) ~= "number" or type(job.stages) ~= "table" then
+    system.fail("data", "run '%s' does not say what its job was (job.json): %s. Runs of older versions have none; train it again, "
+      .. "or leave it out", found.folder, table.concat(facts.problems, "; "))
+  end
 end
 
 -- What a run is evaluated on: runs of one block may be paired by seed.
@@ -26,17 +51,17 @@ local function block_of(run)
 end
 
 local function load(found)
+  if not utf8.len(found.folder) then
+    system.fail("usage", "the folder '%s' has a name that is no UTF-8: rename it", tables.printable(found.folder))
+  end
   local facts = runs.facts(found.folder, POINTS)
   if not facts then system.fail("missing", "run '%s' vanished while it was read", found.folder) end
-  if not facts.job or type(facts.job.seed) ~= "number" then
-    system.fail("data", "run '%s' does not say what its job was (job.json): %s. Runs of older versions have none; train it again, "
-      .. "or leave it out", found.folder, table.concat(facts.problems, "; "))
-  end
+  check_job(found, facts)
   local session = last_session(facts)
   local run = { name = found.name, folder = found.folder, facts = facts, job = facts.job, seed = facts.job.seed,
-    flat = methods.flat_job(facts.job), digests = session.digests or {}, session = session,
-    stages = facts.provenance and facts.provenance.stages or {}, step = facts.beat and facts.beat.step }
-  run.bits = session.precision and string.format("%s with %s", session.precision, session.blas_core)
+    flat = methods.flat_job(facts.job), digests = as_table(session.digests), session = session,
+    stages = stages_of(facts), step = facts.beat and math.tointeger(facts.beat.step) }
+  run.bits = session.precision and string.format("%s with %s", tostring(session.precision), tostring(session.blas_core))
   run.block = block_of(run)
   return run
 end
@@ -211,15 +236,17 @@ for key in ([[evaluations warnings friedman metrics methods comparisons per_seed
   lists[key] = true
 end
 
--- JSON's empty lists come back as tables that nothing marks; intervals without ends are left out.
-local function mark_lists(value)
+-- JSON's empty lists come back as tables that nothing marks; intervals without ends are left out; names may hold any bytes.
+local function make_writable(value)
   for key, member in pairs(value) do
-    if type(member) == "table" then
+    if type(member) == "string" and not utf8.len(member) then
+      value[key] = tables.printable(member)
+    elseif type(member) == "table" then
       if lists[key] then text.list(member) end
       if type(key) == "string" and key:find "interval$" and #member ~= 2 then
         value[key] = nil
       else
-        mark_lists(member)
+        make_writable(member)
       end
     end
   end
@@ -232,7 +259,7 @@ end
 
 -- Whole paths of shards, where a run says them.
 local function resolve_shards(evaluation, name, shards)
-  local paths = shards[name] or {}
+  local paths = as_table(as_table(shards)[name])
   for _, sample in ipairs(evaluation.disagreements) do
     local path = paths[(sample.shard_index or -1) + 1]
     for _, other in ipairs(paths) do
@@ -419,19 +446,19 @@ function comparison.make(options)
       .. "end", #all, options.at == "best" and " of its best checkpoint" or "")
   end
   ask_metrics(evaluations, options.metric)
-  local result = mark_lists(system.service("comparison", { methods = text.list(state.names), baseline = state.names[1],
+  local result = make_writable(system.service("comparison", { methods = text.list(state.names), baseline = state.names[1],
     settings = options.settings, evaluations = evaluations }))
   check_answered(result, evaluations, options.metric)
   check_met(result, state.names)
   check_steps(result, all, options.at, state.warnings)
   append(state.warnings, result.warnings)
   for i, evaluation in ipairs(result.evaluations) do
-    resolve_shards(evaluation, evaluations[i].name, all[1].facts.provenance and all[1].facts.provenance.evaluation_shards or {})
+    resolve_shards(evaluation, evaluations[i].name, as_table(all[1].facts.provenance).evaluation_shards)
   end
   keep_answered(result)
   state.settings = options.settings
   state.settings.at, state.settings.alpha = options.at, 1 - options.settings.confidence
-  return assemble(state, result)
+  return make_writable(assemble(state, result))
 end
 
 return comparison

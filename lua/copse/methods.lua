@@ -11,9 +11,16 @@ local left_out = { name = true, seed = true, evaluate = true, checkpoint = true,
   max_skipped_steps = true }
 local left_out_of_stage = { activation_budget_mb = true, max_bad = true, max_skipped_steps = true }
 
+-- Files: where they lie reaches no number, and what is in them has digests in the provenance.
+local function is_file_key(key)
+  return key:find "%.shards%[%d+%]$" or key:find "%.weights$" or key:find "%.merges$" or key:find "%.path$" or key:find "%.plugin$"
+    or key:find "%.source$"
+end
+
 local function flatten(value, key, flat)
   if type(value) ~= "table" then
-    flat[key] = tostring(value)
+    local shown = tostring(value)
+    flat[key] = is_file_key(key) and shown:match "[^/]*$" or shown
     return
   end
   if #value > 8 then -- tabulated schedules, long lists of shards

@@ -194,6 +194,9 @@ expect "NaN metrics are named" 0 "run 'broken', evaluation 'plants': no metric i
 cp -r runs/sigmoid-1 going
 sed 's/"state":"done"/"state":"failed"/; s/"step":4,/"step":3,/' runs/sigmoid-1/heartbeat.json >going/heartbeat.json
 expect "a run that failed" 0 "run 'going' is not complete .failed" copse compare clip-1 going --out going-out
+odd=$(printf 'odd\377-1')
+cp -r runs/sigmoid-1 "$odd"
+expect "a folder's name that is no UTF-8" 64 'no UTF-8: rename it' copse compare clip-1 "$odd"
 expect "a folder that cannot be made" 74 'job.lua' copse compare clip-1 sigmoid-1 --out job.lua/out
 expect "help lists each statistic with its source" 0 'Wilson, JASA 22, 1927.*Holm, Scand.*McNemar.*Friedman.*Bloom' copse compare --help
 finish

@@ -267,10 +267,18 @@ static void provenance_keeps_earlier_sessions(void **state) {
                                  .argv = argv,
                                  .digests = digests,
                                  .digest_count = 1};
+    cps_json *run = cps_json_new_object();
+    cps_json_add_array(run, "stages");
+    cps_json_add_number(run, "before", 1);
+    provenance.run = run;
     setenv("SLURM_JOB_ID", "4711", 1);
     assert_int_equal(cps_provenance_write(path, &provenance), CPS_OK);
     unsetenv("SLURM_JOB_ID");
     provenance.start_step = 20;
+    cps_json_destroy(run);
+    run = cps_json_new_object(); /* takes the place of what the earlier session said */
+    cps_json_add_array(run, "stages");
+    provenance.run = run;
     assert_int_equal(cps_provenance_write(path, &provenance), CPS_OK);
     cps_json *root = NULL;
     assert_int_equal(cps_json_read_file(path, 1 << 20, &root), CPS_OK);
@@ -285,10 +293,13 @@ static void provenance_keeps_earlier_sessions(void **state) {
     assert_string_equal(cps_json_get_string(cps_json_get(first, "digests"), "data.paired", ""),
                         "00ff");
     assert_true(strlen(cps_json_get_string(first, "cpu", "")) > 0);
+    assert_true(cps_json_is_array(cps_json_get(root, "stages")));
+    assert_null(cps_json_get(root, "before"));
     cps_json_destroy(root);
     assert_int_equal(cps_file_append(path, "}", 1), CPS_OK);
     assert_int_equal(cps_provenance_write(path, &provenance), CPS_ERR_DATA);
     assert_non_null(strstr(cps_fail_message(), path));
+    cps_json_destroy(run);
     unlink(path);
     rmdir(folder);
     free(path);
