@@ -242,7 +242,7 @@ local function make_writable(value)
     if type(member) == "string" and not utf8.len(member) then
       value[key] = tables.printable(member)
     elseif type(member) == "table" then
-      if lists[key] then text.list(member) end
+      if lists[key] and (#member > 0 or next(member) == nil) then text.list(member) end -- some are objects elsewhere
       if type(key) == "string" and key:find "interval$" and #member ~= 2 then
         value[key] = nil
       else
