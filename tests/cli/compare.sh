@@ -40,7 +40,7 @@ for seed in 1 2 3; do
 done
 
 # ---- three seeds, two methods
-expect "six runs of a folder" 0 'clip, sigmoid; final evaluations; baseline clip.*plants: zero_shot top1, 40 samples.*method +seeds +mean %.*clip +3 .*baseline.*sigmoid +3 .*(better|worse|not distinguishable).*McNemar.*seed 3: .*mid-p.*with 3 seeds it cannot be below 0.25.*pairs: retrieval image_to_text_r1.*few: few_shot shot1.*near: knn top1.*top1 over 3 data sets: average ranks.*Friedman chi2.*not compared, since nothing is kept per sample: val.*written: out/comparison.json' \
+expect "six runs of a folder" 0 'clip, sigmoid; final evaluations; baseline clip.*plants: zero_shot top1, 40 samples.*method +seeds +mean %.*clip +3 .*baseline.*sigmoid +3 .*(better|worse|not distinguishable).*McNemar.*seed 3: .*mid-p.*with 3 seeds it cannot be below 0.25.*pairs: retrieval image_to_text_r1.*few: few_shot shot1.*near: knn top1.*top1 over 3 data sets: average ranks.*Friedman chi2.*not compared, since nothing is kept per sample: val.*written: out/comparison.html, .json' \
     copse compare runs --out out
 cp "$output" first
 expect "the same runs by name, in another order" 0 '' copse compare sigmoid-3 clip-2 clip-1 sigmoid-1 clip-3 sigmoid-2 --out again
@@ -77,6 +77,7 @@ balanced() { # braces, environments and columns of the table
         [ "$(grep -c '\\begin{' out/comparison.tex)" -eq "$(grep -c '\\end{' out/comparison.tex)" ] &&
         grep -q '\\toprule' out/comparison.tex && [ "$(grep -c '^sigmoid\|^clip' out/comparison.tex)" -eq 2 ]
 }
+check "a page" grep -q '<svg' out/comparison.html
 check "LaTeX: braces and environments" balanced
 if command -v pdflatex >/dev/null; then
     { printf '\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n' && cat out/comparison.tex && echo '\end{document}'; } >paper.tex
@@ -100,7 +101,7 @@ expect "names of methods" 0 'a & b_1, c; .*baseline a & b_1' copse compare runs 
 check "LaTeX escapes them" grep -q '^a \\& b\\_1 &' names/comparison.tex
 expect "a pattern that matches nothing" 64 'matches none' copse compare runs --method 'a=clip*' --method 'b=nothing*'
 expect "trials that are said" 0 'tuning trials differ: clip 12; sigmoid 1' copse compare runs --trials clip=12 --trials sigmoid=1 --out trials
-expect "where files go by themselves" 0 'written: comparisons/clip-sigmoid-[0-9a-f]*/comparison.json' copse compare runs
+expect "where files go by themselves" 0 'written: comparisons/clip-sigmoid-[0-9a-f]*/comparison.html' copse compare runs
 expect "one method" 0 'there is nothing to compare it with' copse compare clip-1 clip-2 --out one
 
 # ---- the best checkpoints

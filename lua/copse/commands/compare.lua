@@ -49,10 +49,12 @@ end
 local function write_all(folder, result)
   local good, message = system.mkdir(folder)
   if not good then system.fail("io", "%s", message) end
-  write(folder .. "/comparison.json", text.encode(result, "comparison") .. "\n")
+  local json = text.encode(result, "comparison")
+  local read = system.decode(json, "comparison") -- what 'copse report' would read
+  write(folder .. "/comparison.json", json .. "\n")
   write(folder .. "/comparison.csv", comparison_text.csv(result))
   write(folder .. "/comparison.tex", comparison_text.latex(result))
-  write(folder .. "/comparison.html", page.comparison(result, gather.comparison(result, folder)))
+  write(folder .. "/comparison.html", page.comparison(read, gather.comparison(read, folder)))
 end
 
 return { run = function(arguments)
@@ -62,5 +64,5 @@ return { run = function(arguments)
   local folder = flags.out or default_folder(result)
   write_all(folder, result)
   for _, line in ipairs(comparison_text.lines(result)) do system.print(line) end
-  system.print("written: " .. folder .. "/comparison.json, .csv, .tex, .html")
+  system.print("written: " .. folder .. "/comparison.html, .json, .csv, .tex")
 end }
