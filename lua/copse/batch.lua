@@ -129,6 +129,11 @@ local supervised = [=[
 #   anything else    a crash, a lost node, a hang: again from the last checkpoint
 # Two tries in a row without a new checkpoint end the job with a reason, and so do @TRIES@ tries in all.]=]
 
+-- Without a folder of a run there is nothing to judge another try by.
+local relayed = [=[
+# It starts the command, passes the signal before the time limit on to it, and puts the job back into the queue when the
+# command ends with 85 (a checkpoint was written). Any other end is the job's: the command keeps its own record.]=]
+
 local once = [=[
 # It runs the command once and passes on the signal before the time limit.]=]
 
@@ -395,7 +400,7 @@ function batch.script(plan)
     STALL = tostring(plan.stall), DIRECTIVES = directives(plan), ENVIRONMENT = environment(plan.site or {}),
     WORDS = words(plan.command), LAUNCHER = plan.launch and words(batch.launcher(plan)) or "",
   }
-  values.WHAT = fill(plan.supervise and supervised or once, values)
+  values.WHAT = fill(plan.supervise and (plan.run and supervised or relayed) or once, values)
   return fill(head, values) .. fill(plan.supervise and supervisor or run_once, values)
 end
 

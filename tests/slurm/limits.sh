@@ -1,5 +1,5 @@
 #!/bin/sh
-# limit: 290
+# limit: 700
 # A time limit that strikes twice and a node that loses its power, on a real Slurm: the runs are queued again by Slurm, go on
 # from their last checkpoints and end with the bits of a run that nobody disturbed.
 . "$(dirname "$0")/../expect.sh"
@@ -9,6 +9,7 @@ cd "$scratch" || exit 1
 unset COPSE_SITE
 export XDG_CONFIG_HOME="$scratch/config"
 lab_start 5
+limit=300
 fault_set
 fault_job long
 sed -i "s/steps = 6/steps = 400/; s/steps = 2,/steps = 20,/; s/watchdog_seconds = 10/watchdog_seconds = 600/" long.lua
@@ -28,15 +29,15 @@ ranks_of() { # ranks_of RUN NODE...: pids on this machine
 asked() { [ "$(grep -c 'asked for a checkpoint' "runs/limit/slurm-$limit_id.log")" -ge "$1" ]; }
 tried() { [ "$(record limit tries)" -ge "$1" ] 2>/dev/null && [ "$(grep -c '^stage' "runs/limit/slurm-$limit_id.log")" -ge "$1" ]; }
 strike() { # strike N: the N-th signal finds the run standing still
-    until_true 60 tried "$1"
-    until_true 60 is_past limit $((20 * $1))
+    until_true 120 tried "$1"
+    until_true 120 is_past limit $((20 * $1))
     still=$(ranks_of limit node1 node2)
-    kill -STOP $still
-    until_true 60 asked "$1"
-    kill -CONT $still
+    [ -z "$still" ] || kill -STOP $still # none: the signal came before
+    until_true 120 asked "$1"
+    [ -z "$still" ] || kill -CONT $still
 }
 
-until_true 60 is_past power 20
+until_true 120 is_past power 20
 lost=$(scontrol -o show job "$power_id" | sed -n 's/.* NodeList=\([^ ]*\).*/\1/p')
 off=$(scontrol show hostnames "$lost" | tail -n 1)
 "$lab/node-ctl.sh" "$off" off
@@ -48,13 +49,13 @@ check "the first signal came" asked 1
 strike 2
 check "the second, after a requeue" asked 2
 check "undisturbed" copse train long.lua --threads 1 --run alone
-ends_as "the run ends" limit "done" 90
+ends_as "the run ends" limit "done" 150
 check "with the bits of a run without limits" cmp runs/alone/checkpoints/step-00000400.h5 runs/limit/checkpoints/step-00000400.h5
 check "one job, put back into the queue twice" grep -q "\"jobs\": \[\"$limit_id\"\]" runs/limit/slurm.json
 check "three tries, or more where Slurm was quick" test "$(record limit tries)" -ge 3
 expect "status knows" 0 '^limit +done +400/400' copse status runs/limit
 
-ends_as "without $off the other run ends, too" power "done" 90
+ends_as "without $off the other run ends, too" power "done" 150
 check "on other nodes" sh -c "! grep -q $off runs/power/heartbeat.json"
 check "as the same job" grep -q "\"jobs\": \[\"$power_id\"\]" runs/power/slurm.json
 check "with the same bits" cmp runs/alone/checkpoints/step-00000400.h5 runs/power/checkpoints/step-00000400.h5

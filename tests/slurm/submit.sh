@@ -1,5 +1,5 @@
 #!/bin/sh
-# limit: 280
+# limit: 700
 # copse submit, cancel and doctor on a real Slurm of two nodes: what is refused before it is submitted, two nodes with srun and
 # with mpirun, a crash that comes again, bad data, a hang, resubmission without scontrol, cancelling.
 . "$(dirname "$0")/../expect.sh"
@@ -54,50 +54,50 @@ check "one that waits for it" copse submit long.lua --nodes 2 --run waits --afte
 check "one that hangs" copse submit long.lua --nodes 2 --run hangs --stall 8
 
 # A hang: both ranks stand still, the watchdog of the script ends them and starts again.
-until_true 60 is_past hangs 4
+until_true 120 is_past hangs 4
 ranks_of() { for node in node1 node2; do "$lab/node-ctl.sh" $node pids "$1" 2>/dev/null; done | grep -v -e srun -e bash -e slurmstepd | cut -d' ' -f1; }
 stopped=$(ranks_of "--run hangs")
 kill -STOP $stopped
 
 # The signal before the time limit, early; what it leads to where Slurm cannot requeue.
-until_true 60 is_past chain 2
+until_true 120 is_past chain 2
 first=$(squeue -h -n chain -o %i)
 scancel --batch --signal=USR1 "$first"
-until_true 60 is_past gentle 2
+until_true 120 is_past gentle 2
 expect "cancel one that waits" 0 "waits: job [0-9]+ is out of the queue" copse cancel waits
 expect "cancel with a checkpoint" 0 "gentle: job $gentle ends with a checkpoint" copse cancel runs/gentle
-ends_as "and so it ends" gentle cancelled 60
+ends_as "and so it ends" gentle cancelled 150
 check "it is not in the queue again" sh -c "! squeue -h -j $gentle -t PENDING,RUNNING 2>/dev/null | grep ."
 expect_one "nothing is left to cancel" 69 "nothing to cancel.*gentle .cancelled" copse cancel gentle
 
-ends_as "srun on two nodes ends" 'two nodes' "done" 60
+ends_as "srun on two nodes ends" 'two nodes' "done" 150
 check "with the bits of one rank" cmp alone/good/checkpoints/step-00000040.h5 'runs/two nodes/checkpoints/step-00000040.h5'
-ends_as "mpirun on two nodes ends" four "done" 60
+ends_as "mpirun on two nodes ends" four "done" 150
 check "with the same bits" cmp alone/good/checkpoints/step-00000040.h5 runs/four/checkpoints/step-00000040.h5
-ends_as "bad data is not tried again" fails stopped 60
+ends_as "bad data is not tried again" fails stopped 150
 check "one try, with the reason" grep -q '"reason": "exit status 65: bad data' runs/fails/slurm.json
 check "one try" test "$(record fails tries)" = 1
-ends_as "a crash at the same step ends" dies stopped 90
+ends_as "a crash at the same step ends" dies stopped 150
 check "after two tries without a checkpoint" grep -q 'no new checkpoint in two tries in a row' runs/dies/slurm.json
 check "the first of them had made some" test "$(record dies tries)" = 3
 expect "status says why" 0 'dies .*failed.*|dies .*lost.*' copse status
 
 second() { squeue -h -n chain -o %i | grep -v "^$first\$"; }
-until_true 60 second >/dev/null
+until_true 120 second >/dev/null
 check "without scontrol another job goes on" test -n "$(second)"
-until_true 60 grep -q '^step' runs/chain/slurm-"$(second)".log
+until_true 120 grep -q '^step' runs/chain/slurm-"$(second)".log
 check "from where the first stood" grep -q "goes on from '.*/runs/chain/checkpoints/step-" runs/chain/slurm-"$(second)".log
 check "the record has both jobs" grep -q "\"jobs\": \[\"$first\", \"$(second)\"\]" runs/chain/slurm.json
 expect "cancel at once" 0 "chain: job $(second) is ended at once" copse cancel chain --now
-ends_as "and it is over" chain cancelled 60
+ends_as "and it is over" chain cancelled 150
 
 at=$(newest_step hangs)
-until_true 90 is_past hangs $((at + 2))
+until_true 150 is_past hangs $((at + 2))
 show_run hangs >"$output"
 code=0
 judge "a hang is ended and begun again" 0 'no sign of life for 8 s: ending it.*try 2: starts from step-'
 copse cancel hangs --now >/dev/null
-ends_as "the hung run can be cancelled" hangs cancelled 60
+ends_as "the hung run can be cancelled" hangs cancelled 150
 
 expect "doctor tries two ranks in a job" 0 'ok +two ranks: srun .*: worked.*0 wrong' copse doctor --slurm
 echo 'return { launcher = "srun --mpi=none" }' >bad-site.lua
