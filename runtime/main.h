@@ -141,6 +141,9 @@ typedef struct cps_main_job {
 cps_status cps_main_job_load(const cps_app *app, const char *path,
                              cps_main_job *out) CPS_MUST_CHECK;
 void cps_main_job_free(cps_main_job *job);
+/* Service "metric": { name } -> { falls }: less of it is better. */
+cps_status cps_service_metric(const struct cJSON *request,
+                              struct cJSON **result_out) CPS_MUST_CHECK;
 /* Service "sweep.expand": { path, set = list of KEY=VALUE } -> the expanded sweep (job/job.h). */
 cps_status cps_main_sweep_expand(const struct cJSON *request,
                                  struct cJSON **result_out) CPS_MUST_CHECK;

@@ -12,9 +12,13 @@
 enum { PATH_BYTES = 4096 };
 
 static const cps_driver_service services[] = {
-    {"events", cps_service_events},         {"sweep.expand", cps_main_sweep_expand},
-    {"comparison", cps_service_comparison}, {"thumbnails", cps_service_thumbnails},
-    {"mistakes", cps_service_mistakes},     {NULL, NULL},
+    {"events", cps_service_events},
+    {"sweep.expand", cps_main_sweep_expand},
+    {"comparison", cps_service_comparison},
+    {"thumbnails", cps_service_thumbnails},
+    {"mistakes", cps_service_mistakes},
+    {"metric", cps_service_metric},
+    {NULL, NULL},
 };
 
 const cps_flag cps_status_flags[] = {

@@ -1,5 +1,15 @@
-/* copse sweep: options of its commands. The work is lua/copse/commands/sweep.lua. */
+/* copse sweep: options of its commands, and which way a metric is better. The work is
+ * lua/copse/commands/sweep.lua. */
 #include "main.h"
+
+#include "eval/config.h"
+
+cps_status cps_service_metric(const cps_json *request, cps_json **result_out) {
+    *result_out = cps_json_new_object();
+    cps_json_add_bool(*result_out, "falls",
+                      cps_metric_less_is_better(cps_json_get_string(request, "name", "")));
+    return CPS_OK;
+}
 
 #define SET                                                                                        \
     {                                                                                              \

@@ -12,7 +12,7 @@ local text = require "copse.text"
 
 local expand = {}
 
--- ---- the sweep itself ----------------------------------------------------------------------------------------------------------
+-- ---- the sweep itself -------------------------------------------------------------------------------------------------------
 
 local function wrong_result(result)
   local origin = node.origin(result)
@@ -76,8 +76,8 @@ local function plan(own, axes, names, place)
   local size, endless = space.size(axes, names)
   local trials = own.trials or 0
   if own.kind == "grid" and not size then
-    return check.report(place, "copse.grid takes lists, but '%s' is a range: list its values, or take copse.random { trials = 20 }",
-      endless)
+    return check.report(place, "copse.grid takes lists, but '%s' is a range: list its values, or take "
+      .. "copse.random { trials = 20 }", endless)
   end
   local is_grid = own.kind == "grid" or own.kind == "halving" and trials == 0 and size ~= nil
   if own.kind == "halving" and trials == 0 then trials = own.eta ^ (#own.rungs - 1) end
@@ -94,12 +94,13 @@ end
 
 -- The checked sweep, or nil.
 local function sweep(value, place)
-  local own = check.rows(host.kinds.sweep.rows, value, place, { also = { space = true, search = true, seeds = true, job = true } })
+  local also = { space = true, search = true, seeds = true, job = true }
+  local own = check.rows(host.kinds.sweep.rows, value, place, { also = also })
   rules.name(check.child(place, "name"), own.name)
   if value.space == nil then check.report(place, "lacks 'space': write  space = { lr = { 1e-4, 1e-3 } }") end
   if type(value.job) ~= "function" then
-    check.report(check.child(place, "job"), "should be a function of the parameters, function(p) return copse.job { ... } end, not %s",
-      text.show(value.job))
+    check.report(check.child(place, "job"),
+      "should be a function of the parameters, function(p) return copse.job { ... } end, not %s", text.show(value.job))
   end
   own.job, own.seeds = value.job, seeds(value.seeds, check.child(place, "seeds"))
   own.search, own.search_place = search(value.search, check.child(place, "search"))
@@ -113,7 +114,7 @@ local function sweep(value, place)
   return not check.any() and own or nil
 end
 
--- ---- one trial -----------------------------------------------------------------------------------------------------------------
+-- ---- one trial --------------------------------------------------------------------------------------------------------------
 
 -- What job(p) is given: reads are noted, other names are errors.
 local function parameters(values)
@@ -167,8 +168,8 @@ local function check_length(own, job)
     total = total + stage.steps
   end
   if most and total < most then
-    check.report(check.child(own.search_place, "max_steps"), "is %d, but the job has %d steps in all: give its stages more, or less here",
-      most, total)
+    check.report(check.child(own.search_place, "max_steps"),
+      "is %d, but the job has %d steps in all: give its stages more, or less here", most, total)
   end
 end
 
@@ -265,8 +266,8 @@ function expand.load()
     trials[number] = one
   end
   own.search.metric = described(own.search.metric)
-  return text.encode({ name = own.name, metric = described(own.metric) or own.search.metric or described(own.usual), search = own.search, seeds = own.seeds,
-    parameters = text.list(own.names), trials = trials }, "sweep")
+  return text.encode({ name = own.name, metric = described(own.metric) or own.search.metric or described(own.usual),
+    search = own.search, seeds = own.seeds, parameters = text.list(own.names), trials = trials }, "sweep")
 end
 
 return expand

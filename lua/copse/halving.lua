@@ -1,5 +1,6 @@
--- Successive halving. All trials train to the first rung; the best of every eta go on to the next, from their checkpoint. A rung
--- waits for all of the one before, and is a pure function of what the ledger holds, so every runner comes to the same choice.
+-- Successive halving. All trials train to the first rung; the best of every eta go on to the next, from their checkpoint. A
+-- rung waits for all of the one before, and is a pure function of what the ledger holds, so every runner comes to the same
+-- choice.
 local halving = {}
 
 -- The metric of a run at a rung: what its outcome says, else its events; nil: none, or no number.

@@ -8,17 +8,17 @@
 --     ended.<try>.<token>         it ended for a reason that another try would meet again
 -- Beside it stand entry.json (what the entry is) and outcome.<try>.<token>.json (how a try went), both whole before they count.
 --
--- A change of state is ONE rename of that file, and the old name says whose it was: of all who try the same change one finds the
--- old name, the others get ENOENT. So there is no moment at which an entry has two owners, and a process that was thought dead
--- cannot record anything: the name that it would rename is gone. A rename whose reply was lost (NFS) is recognised by our token
--- in the new name. Entries are made by renaming a whole folder: of two makers one fails, because a folder with files in it is
--- never replaced. No locks, no appending to shared files.
+-- A change of state is ONE rename of that file, and the old name says whose it was: of all who try the same change one finds
+-- the old name, the others get ENOENT. So there is no moment at which an entry has two owners, and a process that was thought
+-- dead cannot record anything: the name that it would rename is gone. A rename whose reply was lost (NFS) is recognised by our
+-- token in the new name. Entries are made by renaming a whole folder: of two makers one fails, because a folder with files in
+-- it is never replaced. No locks, no appending to shared files.
 --
 -- Life: an owner touches its claim every `beat` seconds. A claim is stale when it was not touched for `lost` seconds (for three
 -- beats where its process is known to be dead: same host, no such process). Ages are judged by the clock of the file system, of
--- which the judge touches a file of its own; the clocks of hosts never enter. A claim from the future is stale when the judge has
--- watched it unchanged for that long. An owner that could not touch its claim for lost / 2 gives up its work by itself, before
--- anybody may take it over.
+-- which the judge touches a file of its own; the clocks of hosts never enter. A claim from the future is stale when the judge
+-- has watched it unchanged for that long. An owner that could not touch its claim for lost / 2 gives up its work by itself,
+-- before anybody may take it over.
 local runs = require "copse.runs"
 local text = require "copse.text"
 
@@ -28,7 +28,7 @@ Ledger.__index = Ledger
 
 local BEAT, LOST = 5, 120
 
--- ---- processes ----------------------------------------------------------------------------------------------------------------
+-- ---- processes --------------------------------------------------------------------------------------------------------------
 
 -- When a process of this host started, as text; nil if there is none.
 local function start_of(pid)
@@ -56,7 +56,7 @@ local function is_dead(token)
   return start == nil or owner.start ~= "0" and start ~= owner.start
 end
 
--- ---- opening ------------------------------------------------------------------------------------------------------------------
+-- ---- opening ----------------------------------------------------------------------------------------------------------------
 
 local function fail_io(folder, message)
   system.fail("io", "the ledger of the sweep, '%s', cannot be written: %s. Give this user the right to write there, or another "
@@ -86,7 +86,7 @@ function Ledger:close()
   system.remove(self.clock_file)
 end
 
--- ---- reading ------------------------------------------------------------------------------------------------------------------
+-- ---- reading ----------------------------------------------------------------------------------------------------------------
 
 -- One look at an entry. A folder that is listed while a name changes may show both names, or none.
 local function look(folder, key)
@@ -96,7 +96,9 @@ local function look(folder, key)
   for _, name in ipairs(names) do
     local state, tries, token = name:match("^(%a+)%.(%d+)%.?(.*)$")
     if state == "pending" or state == "claimed" or state == "done" or state == "failed" or state == "ended" then
-      if found then return { key = key, state = "damaged", tries = 0, why = "two states: " .. found.name .. " and " .. name } end
+      if found then
+        return { key = key, state = "damaged", tries = 0, why = "two states: " .. found.name .. " and " .. name }
+      end
       found = { key = key, state = state, tries = math.tointeger(tonumber(tries)), token = token, name = name }
     end
   end
@@ -141,7 +143,7 @@ function Ledger:outcome(entry)
     entry.token)) or nil
 end
 
--- ---- making -------------------------------------------------------------------------------------------------------------------
+-- ---- making -----------------------------------------------------------------------------------------------------------------
 
 -- Makes an entry, pending; false if it is there already.
 function Ledger:add(key, facts)
@@ -164,7 +166,7 @@ function Ledger:mend(key, facts)
   system.write(string.format("%s/%s/entry.json", self.folder, key), text.encode(facts, key) .. "\n")
 end
 
--- ---- changing -----------------------------------------------------------------------------------------------------------------
+-- ---- changing ---------------------------------------------------------------------------------------------------------------
 
 -- Renames the state's file; true if that was us.
 function Ledger:change(key, from, to)
@@ -216,7 +218,7 @@ function Ledger:reopen(entry)
   return self:change(entry.key, entry.name, "pending.0")
 end
 
--- ---- judging ------------------------------------------------------------------------------------------------------------------
+-- ---- judging ----------------------------------------------------------------------------------------------------------------
 
 -- The file system's now.
 function Ledger:now()

@@ -28,7 +28,8 @@ local function choice(place, list)
     local at = check.child(place, i)
     local kind = type(value)
     if kind ~= "number" and kind ~= "string" and kind ~= "boolean" then
-      check.report(at, "should be a number, a string, true or false, not %s: let job(p) make of it what is wanted", check.seen(value))
+      check.report(at, "should be a number, a string, true or false, not %s: let job(p) make of it what is wanted",
+        check.seen(value))
     elseif kind == "number" and not text.is_finite(value) then
       check.report(at, "should be a finite number, not %s", text.any_number(value))
     elseif seen[value] then

@@ -11,7 +11,7 @@ local sweep = {}
 
 local LABEL_CHARACTERS, VALUE_CHARACTERS = 40, 16
 
--- ---- names ----------------------------------------------------------------------------------------------------------------------
+-- ---- names ------------------------------------------------------------------------------------------------------------------
 
 function sweep.show(value)
   if type(value) ~= "number" then return tostring(value) end
@@ -123,7 +123,7 @@ local function collect_gone(own, known)
   own.gone = gone
 end
 
--- ---- opening ----------------------------------------------------------------------------------------------------------------------
+-- ---- opening ----------------------------------------------------------------------------------------------------------------
 
 local function finish_opening(own)
   own.view = ledger.view(own.folder .. "/ledger")
@@ -167,7 +167,7 @@ function sweep.open(target, runs, sets)
   return own
 end
 
--- ---- keeping ----------------------------------------------------------------------------------------------------------------------
+-- ---- keeping ----------------------------------------------------------------------------------------------------------------
 
 local function check_owner(own, path)
   local content = system.read(path)
@@ -175,8 +175,8 @@ local function check_owner(own, path)
   if content and type(before) ~= "table" then
     system.log("warning", path .. " was damaged: it is written anew")
   elseif before and before.file and before.file ~= own.file and system.stat(before.file) then
-    system.fail("usage", "'%s' holds the sweep of another file, %s: give this one another name, or another folder of runs (--runs)",
-      own.folder, before.file)
+    system.fail("usage", "'%s' holds the sweep of another file, %s: give this one another name, or another folder of runs "
+      .. "(--runs)", own.folder, before.file)
   end
 end
 
@@ -200,7 +200,7 @@ function sweep.keep(own)
   if not good then system.fail("io", "%s", message) end
 end
 
--- ---- what runs gave -----------------------------------------------------------------------------------------------------------------
+-- ---- what runs gave ---------------------------------------------------------------------------------------------------------
 
 -- Evaluations of a run's folder, in order: { name, step, metrics = { key = number } }. Lines that are cut are left out.
 function sweep.evaluations(folder)
@@ -241,7 +241,7 @@ function sweep.metrics(folder, step)
   return result
 end
 
--- ---- how it stands ------------------------------------------------------------------------------------------------------------------
+-- ---- how it stands ----------------------------------------------------------------------------------------------------------
 
 -- The ledger's entry of a run: of halving, that of its last rung.
 function sweep.entry(own, run)
@@ -256,7 +256,8 @@ end
 -- deleted by hand.
 function sweep.states(own)
   local counts = { done = 0, running = 0, failed = 0, waiting = 0, removed = 0, damaged = 0 }
-  local words = { claimed = "running", failed = "failed", ended = "failed", pending = "waiting", done = "done", damaged = "damaged" }
+  local words = { claimed = "running", failed = "failed", ended = "failed", pending = "waiting", done = "done",
+    damaged = "damaged" }
   local states = {}
   for _, run in ipairs(own.runs) do
     local entry, rung = sweep.entry(own, run)
@@ -313,7 +314,8 @@ end
 -- Everything that reports show of a sweep; `target` is its folder, or what sweep.open gave.
 --   name, folder, file, parameters, metric = { name, falls }, seeds, search, counts = { done, running, failed, waiting, ... }
 --   trials = { { number, values, unused, same_as, mean, count, rung, runs = { { seed, key, folder, state, rung, metrics } } } }
---   best = number of the trial with the best mean (of those that got furthest in halving); importance = { { parameter, share, chance, trials, levels, correlation } }
+--   best = number of the trial with the best mean (of those that got furthest in halving)
+--   importance = { { parameter, share, chance, trials, levels, correlation } }
 function sweep.summary(target)
   local own = type(target) == "table" and target or sweep.of_folder(target)
   if not own then system.fail("usage", "folder '%s' is no sweep's: there is no sweep.json in it", target) end
@@ -329,7 +331,8 @@ function sweep.summary(target)
         metrics = sweep.metrics(folder) }
     end
     local mean, count = mean_of(runs, own.metric and own.metric.name)
-    result.trials[i] = { number = trial.number, values = trial.values, unused = trial.unused, same_as = trial.same_as, mean = mean,
+    result.trials[i] = { number = trial.number, values = trial.values, unused = trial.unused, same_as = trial.same_as,
+      mean = mean,
       count = count, rung = rung and rung < math.huge and rung or nil, runs = runs }
   end
   result.best = best_of(result.trials, own.metric and own.metric.falls)

@@ -13,7 +13,7 @@ local POLL_SECONDS = 1
 local GENTLE_STOP = 85                                     -- checkpointed after a signal
 local STATED = { [1] = true, [64] = true, [65] = true, [69] = true } -- another try would meet them again
 
--- ---- what there is to do ------------------------------------------------------------------------------------------------------------
+-- ---- what there is to do ----------------------------------------------------------------------------------------------------
 
 local function selected(self, run)
   return not self.settings.only or self.settings.only[run.trial.number]
@@ -35,7 +35,8 @@ function Runner:find_items()
     return
   end
   local passed
-  self.items, passed = halving.items(own, function(key) return self.entries[key] end, function(entry) return self:is_final(entry) end)
+  self.items, passed = halving.items(own, function(key) return self.entries[key] end,
+    function(entry) return self:is_final(entry) end)
   for i = self.rungs_told + 1, #passed do self:tell_rung(passed[i]) end
 end
 
@@ -93,7 +94,7 @@ function Runner:refresh()
   self.refreshed = system.clock()
 end
 
--- ---- picking ------------------------------------------------------------------------------------------------------------------------
+-- ---- picking ----------------------------------------------------------------------------------------------------------------
 
 -- Whether an entry may be claimed now; also whether it is worth waiting for.
 function Runner:is_free(entry, now)
@@ -110,7 +111,8 @@ end
 
 -- A claim that was taken over after too many tries is not tried again.
 function Runner:give_up(item, claim)
-  self.book:finish(claim, "failed", { error = string.format("its runner was lost, after %d tries", claim.try - 1), host = system.host })
+  local outcome = { error = string.format("its runner was lost, after %d tries", claim.try - 1), host = system.host }
+  self.book:finish(claim, "failed", outcome)
   self.entries[item.key] = self.book:entry(item.key)
 end
 
@@ -150,7 +152,7 @@ function Runner:pick()
   return self:pass()
 end
 
--- ---- children -----------------------------------------------------------------------------------------------------------------------
+-- ---- children ---------------------------------------------------------------------------------------------------------------
 
 function Runner:threads()
   local settings = self.settings
@@ -258,13 +260,14 @@ function Runner:beat()
   end
 end
 
--- ---- signals --------------------------------------------------------------------------------------------------------------------------
+-- ---- signals ----------------------------------------------------------------------------------------------------------------
 
 function Runner:heed_signals()
   for _, signal in ipairs(system.signals()) do
     if not self.stopping then
       self.stopping = true
-      system.log("info", string.format("SIG%s: %d runs end with a checkpoint; once more ends them at once", signal, self.running))
+      system.log("info", string.format("SIG%s: %d runs end with a checkpoint; once more ends them at once", signal,
+        self.running))
       for pid in next, self.children do system.kill(pid, "TERM") end
     else
       for pid in next, self.children do system.kill(-pid, "KILL") end
@@ -272,7 +275,7 @@ function Runner:heed_signals()
   end
 end
 
--- ---- telling --------------------------------------------------------------------------------------------------------------------------
+-- ---- telling ----------------------------------------------------------------------------------------------------------------
 
 function runner.duration(seconds)
   if not seconds then return "?" end
@@ -309,7 +312,7 @@ function Runner:tell()
     counts.running + counts.elsewhere, counts.failed, eta))
 end
 
--- ---- the loop -------------------------------------------------------------------------------------------------------------------------
+-- ---- the loop ---------------------------------------------------------------------------------------------------------------
 
 -- Starts what there is room for. "work": children run; "wait": for others; "over": nothing is left to do here.
 function Runner:fill()
@@ -345,7 +348,8 @@ end
 -- Why an entry failed for good.
 function Runner:reason(item, entry)
   if entry.why then
-    return string.format("ledger entry damaged, %s: delete the folder %s/%s to have it done again", entry.why, self.book.folder, item.key)
+    return string.format("ledger entry damaged, %s: delete the folder %s/%s to have it done again", entry.why, self.book.folder,
+      item.key)
   end
   return (self.book:outcome(entry) or {}).error or "no error message"
 end
@@ -358,8 +362,8 @@ function Runner:tell_failures()
     local concerns = selected(self, item.run) and (not self.settings.task or self.mine[item.key])
     if entry and concerns and entry.state ~= "done" and self:is_final(entry) then
       any = true
-      system.log("error", string.format("%s failed: %s; see %s/logs/%s.log", item.key, self:reason(item, entry), self.own.folder,
-        item.run.key))
+      system.log("error", string.format("%s failed: %s; see %s/logs/%s.log", item.key, self:reason(item, entry),
+        self.own.folder, item.run.key))
     end
   end
   return any
@@ -378,7 +382,7 @@ function Runner:conclude()
   return failed and 1 or 0
 end
 
--- ---- starting -------------------------------------------------------------------------------------------------------------------------
+-- ---- starting ---------------------------------------------------------------------------------------------------------------
 
 -- A run whose folder was deleted by hand is done again, and so is, when asked, what failed.
 function Runner:reopen()
@@ -412,8 +416,8 @@ end
 -- settings: jobs, ranks, threads, retries, only = { [number] = true }, again, task (from 0), lost. Returns the exit code.
 function runner.run(own, settings)
   sweep.keep(own)
-  local self = setmetatable({ own = own, settings = settings, entries = {}, children = {}, skip = {}, mine = {}, running = 0, finished = 0,
-    seconds = 0, timed = 0, rungs_told = 0, refreshed = system.clock() }, Runner)
+  local self = setmetatable({ own = own, settings = settings, entries = {}, children = {}, skip = {}, mine = {}, running = 0,
+    finished = 0, seconds = 0, timed = 0, rungs_told = 0, refreshed = system.clock() }, Runner)
   self.book = ledger.open(own.folder .. "/ledger", { lost = settings.lost, is_running = heartbeat_check(own, settings.lost) })
   own.book = self.book
   system.signals()
@@ -422,8 +426,8 @@ function runner.run(own, settings)
   self:reopen()
   self:refresh()
   local counts = self:counts()
-  system.log("info", string.format("sweep '%s': %d runs of %d trials, %d done; %d at once, %d ranks of %d threads each", own.name,
-    counts.all, #own.trials, counts.done, settings.jobs, settings.ranks, self:threads()))
+  system.log("info", string.format("sweep '%s': %d runs of %d trials, %d done; %d at once, %d ranks of %d threads each",
+    own.name, counts.all, #own.trials, counts.done, settings.jobs, settings.ranks, self:threads()))
   self:loop()
   local code = self:conclude()
   self.book:close()

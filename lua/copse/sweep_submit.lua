@@ -1,6 +1,6 @@
--- `copse sweep submit`: an array on Slurm. Each task is a `copse sweep run` of its own; the ledger settles who does what, so a task
--- that is requeued, submitted twice or started by hand does no harm. With halving the number of runs is not known beforehand:
--- the tasks are as many as may run at once, and each works until nothing is left.
+-- `copse sweep submit`: an array on Slurm. Each task is a `copse sweep run` of its own; the ledger settles who does what, so a
+-- task that is requeued, submitted twice or started by hand does no harm. With halving the number of runs is not known
+-- beforehand: the tasks are as many as may run at once, and each works until nothing is left.
 local batch = require "copse.batch"
 local ledger = require "copse.ledger"
 local submit = require "copse.commands.submit"
@@ -53,8 +53,8 @@ end
 
 -- settings: at_once, retries, lost, task: what one task of the array is told.
 local function command(own, plan, settings, by_task)
-  local words = { system.program, "sweep", "run", own.file, "--runs", plan.runs, "--ranks", tostring(plan.nodes * plan.ranks_per_node),
-    "--retries", tostring(settings.retries), "--lost", tostring(settings.lost) }
+  local words = { system.program, "sweep", "run", own.file, "--runs", plan.runs, "--ranks",
+    tostring(plan.nodes * plan.ranks_per_node), "--retries", tostring(settings.retries), "--lost", tostring(settings.lost) }
   local function add(...)
     for _, word in ipairs { ... } do words[#words + 1] = word end
   end

@@ -1,5 +1,5 @@
 #!/bin/bash
-# limit: 280
+# limit: 600
 # Sweeps on a real Slurm: an array of six trials, two at a time; a task that is signalled before its time limit and requeued; a
 # task whose node is lost; halving by two tasks.
 . "$(dirname "$0")/../expect.sh"

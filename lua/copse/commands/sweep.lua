@@ -7,7 +7,7 @@ local text = require "copse.text"
 
 local commands = {}
 
--- ---- arguments ----------------------------------------------------------------------------------------------------------------------
+-- ---- arguments --------------------------------------------------------------------------------------------------------------
 
 local function runs_folder(arguments)
   return arguments.flags.runs or "runs"
@@ -26,7 +26,8 @@ local function whole(arguments, flag, least, default)
   if not given then return default end
   local value = math.tointeger(tonumber(given))
   if not value or value < least or value > 1e6 then
-    system.fail("usage", "copse %s: --%s is '%s': a whole number of at least %d is wanted", arguments.command, flag, given, least)
+    system.fail("usage", "copse %s: --%s is '%s': a whole number of at least %d is wanted", arguments.command, flag, given,
+      least)
   end
   return value
 end
@@ -43,7 +44,8 @@ local function only(arguments, own)
     if not first then system.fail("usage", "--only is '%s': numbers of trials are wanted, as in --only 1,3-5", given) end
     for number = tonumber(first), tonumber(last or first) do
       if not numbers[number] then
-        system.fail("usage", "--only names trial %d, but the sweep has %d trials ('copse sweep plan' lists them)", number, #own.trials)
+        system.fail("usage", "--only names trial %d, but the sweep has %d trials ('copse sweep plan' lists them)", number,
+          #own.trials)
       end
       result[number] = true
     end
@@ -51,7 +53,7 @@ local function only(arguments, own)
   return result
 end
 
--- ---- plan ---------------------------------------------------------------------------------------------------------------------------
+-- ---- plan -------------------------------------------------------------------------------------------------------------------
 
 local function length_of(trial)
   local parts = {}
@@ -61,8 +63,11 @@ local function length_of(trial)
   return table.concat(parts, " + ")
 end
 
+local parameters_column = { title = "parameters", shrink = 1, least = 20, middle = true }
+
 local function print_table(columns, rows)
-  for _, line in ipairs(tables.lines(columns, rows, system.terminal.output and system.terminal.columns or nil)) do system.print(line) end
+  local width = system.terminal.output and system.terminal.columns or nil
+  for _, line in ipairs(tables.lines(columns, rows, width)) do system.print(line) end
 end
 
 local function print_trials(own)
@@ -101,7 +106,8 @@ local function oddities(own)
     end
   end
   if #blind > 0 then
-    notes[#notes + 1] = string.format("p.seed is not read by trial %s: its %d seeds are one run", table.concat(blind, ", "), #own.seeds)
+    notes[#notes + 1] = string.format("p.seed is not read by trial %s: its %d seeds are one run", table.concat(blind, ", "),
+      #own.seeds)
   end
   if #own.gone > 0 then
     notes[#notes + 1] = string.format("no longer in the sweep, kept in '%s': %s", own.folder, table.concat(own.gone, ", "))
@@ -150,8 +156,8 @@ local function print_cost(own, most)
   end
   if looked == 0 then return end
   local all = flop * full_runs(own)
-  system.print(string.format("cost: a full run is at most %.3g TFLOP and %.0f MiB a rank (%d of %d jobs opened); in all %.3g TFLOP, "
-    .. "%s on %d cores at 100 GFLOP/s each", flop / 1e12, memory / 2 ^ 20, looked, #runs, all / 1e12,
+  system.print(string.format("cost: a full run is at most %.3g TFLOP and %.0f MiB a rank (%d of %d jobs opened); in all "
+    .. "%.3g TFLOP, %s on %d cores at 100 GFLOP/s each", flop / 1e12, memory / 2 ^ 20, looked, #runs, all / 1e12,
     sweep_runner.duration(all / (1e11 * system.cores)), system.cores))
 end
 
@@ -159,8 +165,8 @@ commands["sweep plan"] = function(arguments)
   local own = open_file(arguments)
   local counts = sweep.states(own)
   print_trials(own)
-  system.print(string.format("sweep '%s': %d trials x %d seeds are %d different runs; %d done, %d failed", own.name, #own.trials,
-    #own.seeds, #own.runs, counts.done, counts.failed))
+  system.print(string.format("sweep '%s': %d trials x %d seeds are %d different runs; %d done, %d failed", own.name,
+    #own.trials, #own.seeds, #own.runs, counts.done, counts.failed))
   if own.search.rungs then
     system.print(string.format("halving by '%s': rungs at %s steps, one of %d goes on", own.search.metric.name,
       table.concat(own.search.rungs, ", "), own.search.eta))
@@ -169,7 +175,7 @@ commands["sweep plan"] = function(arguments)
   print_cost(own, whole(arguments, "check", 0, 3))
 end
 
--- ---- run ----------------------------------------------------------------------------------------------------------------------------
+-- ---- run --------------------------------------------------------------------------------------------------------------------
 
 commands["sweep run"] = function(arguments)
   local own = open_file(arguments)
@@ -181,17 +187,17 @@ commands["sweep run"] = function(arguments)
   })
 end
 
--- ---- submit -------------------------------------------------------------------------------------------------------------------------
+-- ---- submit -----------------------------------------------------------------------------------------------------------------
 
 commands["sweep submit"] = function(arguments)
   local own = open_file(arguments)
   return sweep_submit.run(own, arguments, {
-    at_once = whole(arguments, "at-once", 1), retries = whole(arguments, "retries", 0, 2), lost = whole(arguments, "lost", 1, 120),
-    only = only(arguments, own), only_text = arguments.flags.only,
+    at_once = whole(arguments, "at-once", 1), retries = whole(arguments, "retries", 0, 2),
+    lost = whole(arguments, "lost", 1, 120), only = only(arguments, own), only_text = arguments.flags.only,
   })
 end
 
--- ---- status -------------------------------------------------------------------------------------------------------------------------
+-- ---- status -----------------------------------------------------------------------------------------------------------------
 
 local function counts_text(counts)
   local parts = {}
@@ -211,11 +217,13 @@ end
 commands["sweep status"] = function(arguments)
   local own = open(arguments)
   local counts, states = sweep.states(own)
-  local columns, rows = { { title = "trial", right = true }, { title = "parameters", shrink = 1, least = 20, middle = true } }, {}
+  local columns, rows = { { title = "trial", right = true }, parameters_column }, {}
   for _, seed in ipairs(own.seeds) do columns[#columns + 1] = { title = "seed " .. seed } end
   for _, trial in ipairs(own.trials) do
     local row = { tostring(trial.number), sweep.values_text(own, trial.values) }
-    for _, run in ipairs(trial.runs) do row[#row + 1] = trial.same_as and "= trial " .. trial.same_as or state_cell(states[run.key]) end
+    for _, run in ipairs(trial.runs) do
+      row[#row + 1] = trial.same_as and "= trial " .. trial.same_as or state_cell(states[run.key])
+    end
     rows[#rows + 1] = row
   end
   print_table(columns, rows)
@@ -224,16 +232,17 @@ commands["sweep status"] = function(arguments)
     local state = states[run.key]
     if state.state == "failed" then
       local outcome = own.view:outcome(state.entry) or {}
-      system.print(string.format("failed: %s: %s; see %s/logs/%s.log", run.key, outcome.error or "no error message", own.folder, run.key))
+      system.print(string.format("failed: %s: %s; see %s/logs/%s.log", run.key, outcome.error or "no error message",
+        own.folder, run.key))
     elseif state.state == "damaged" then
-      system.print(string.format("damaged: %s/ledger/%s: %s: delete that folder to have it done again", own.folder, state.entry.key,
-        state.entry.why))
+      system.print(string.format("damaged: %s/ledger/%s: %s: delete that folder to have it done again", own.folder,
+        state.entry.key, state.entry.why))
     end
   end
   if #own.gone > 0 then system.print("no longer in the sweep: " .. table.concat(own.gone, ", ")) end
 end
 
--- ---- results ------------------------------------------------------------------------------------------------------------------------
+-- ---- results ----------------------------------------------------------------------------------------------------------------
 
 -- One for each trial, seed and evaluation: { trial, seed, run, state, evaluation, step, values, metrics }.
 local function result_rows(own, all)
@@ -296,17 +305,21 @@ local function write_json(own, rows, path)
 end
 
 local function print_importance(summary)
+  if not summary.metric then
+    system.fail("usage", "sweep '%s' has no evaluation, so there is no metric that parameters could matter to", summary.name)
+  end
   local columns, rows = { { title = "parameter" } }, {}
   for _, title in ipairs { "share", "by chance", "trials", "levels", "rank correlation" } do
     columns[#columns + 1] = { title = title, right = true }
   end
   local show = function(value) return value and string.format("%.2f", value) or "-" end
   for i, one in ipairs(summary.importance) do
-    rows[i] = { one.parameter, show(one.share), show(one.chance), tostring(one.trials), tostring(one.levels), show(one.correlation) }
+    rows[i] = { one.parameter, show(one.share), show(one.chance), tostring(one.trials), tostring(one.levels),
+      show(one.correlation) }
   end
   print_table(columns, rows)
-  system.print(string.format("share: of the variance of %s between trials (mean over seeds), what lies between the levels of this "
-    .. "parameter alone (one-way; numbers of many values in quantile bins)", summary.metric.name))
+  system.print(string.format("share: of the variance of %s between trials (mean over seeds), what lies between the levels of "
+    .. "this parameter alone (one-way; numbers of many values in quantile bins)", summary.metric.name))
 end
 
 local function print_results(own, summary)
@@ -314,11 +327,11 @@ local function print_results(own, summary)
   local trials = table.move(summary.trials, 1, #summary.trials, 1, {})
   table.sort(trials, function(a, b) return sweep.comes_before(a, b, metric and metric.falls) end)
   local columns, rows = { { title = "trial", right = true }, { title = metric and metric.name or "-", right = true },
-    { title = "rung", right = true }, { title = "seeds", right = true }, { title = "parameters", shrink = 1, least = 20, middle = true } }, {}
+    { title = "rung", right = true }, { title = "seeds", right = true }, parameters_column }, {}
   for _, trial in ipairs(trials) do
     if not trial.same_as then
-      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-", tostring(trial.rung or ""),
-        trial.count .. "/" .. #trial.runs, sweep.values_text(own, trial.values) }
+      rows[#rows + 1] = { tostring(trial.number), trial.mean and string.format("%.4f", trial.mean) or "-",
+        tostring(trial.rung or ""), trial.count .. "/" .. #trial.runs, sweep.values_text(own, trial.values) }
     end
   end
   print_table(columns, rows)
@@ -328,7 +341,7 @@ end
 -- The metric of --metric, checked against what the runs gave.
 local function choose_metric(own, rows, given)
   if not given then return end
-  local known, falls = {}, given:find("loss") ~= nil
+  local known = {}
   for _, row in ipairs(rows) do
     for name in next, row.metrics do known[row.evaluation .. "." .. name] = true end
   end
@@ -338,7 +351,7 @@ local function choose_metric(own, rows, given)
     system.fail("usage", "no run gave the metric '%s'%s", given,
       near and " (did you mean '" .. near .. "'?)" or "; there are " .. table.concat(names, ", "))
   end
-  own.metric = { name = given, falls = own.metric and own.metric.name == given and own.metric.falls or falls }
+  own.metric = { name = given, falls = system.service("metric", { name = given }).falls }
 end
 
 commands["sweep results"] = function(arguments)
