@@ -148,7 +148,11 @@ local function write(name, text)
   file:close()
 end
 
-for name, case in pairs(comparisons) do
+local order = {}
+for name in pairs(comparisons) do order[#order + 1] = name end
+table.sort(order)
+for _, name in ipairs(order) do
+  local case = comparisons[name]
   local comparison, gathered = comparison_of(case)
   write("comparison-" .. name, page.comparison(comparison, gathered))
   write("comparison-" .. name .. "-alone", page.comparison(comparison))
