@@ -3,8 +3,8 @@
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
 
-built='train check eval predict embed pack verify inspect synth import export objectives status submit cancel doctor'
-later='compare report bench plan'
+built='train check eval predict embed pack verify inspect synth import export objectives status submit cancel doctor compare report'
+later='bench plan'
 for command in $built; do
     expect "$command --help" 0 "^copse $command .*Options:.*--help" copse "$command" --help
     expect "help $command" 0 "^copse $command .*Options:" copse help "$command"
