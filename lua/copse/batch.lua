@@ -210,13 +210,21 @@ stop_if_hopeless() { # CODE REASON
     if [ "$stuck" -ge 2 ]; then finish stopped "$1" "$2; no new checkpoint in two tries in a row"; fi
     if [ "$tries" -ge "$most_tries" ]; then finish stopped "$1" "$2; that was try $tries of at most $most_tries"; fi
 }
+# Slurm ends all processes of this script at once, often before scontrol can say that it worked: it must not take that for a no.
+requeue() {
+    local answer
+    command -v scontrol >/dev/null || return 1
+    (trap '' TERM && exec scontrol requeue "$id")
+    answer=$?
+    [ "$answer" = 0 ] || [ "$answer" -ge 128 ]
+}
 # Back into the queue; where that is not possible, a new job that waits for the end of this one.
 queue_again() { # REASON
     local again next
     stop_if_hopeless 85 "$1"
     is_ours || exit 0
     note waiting 85 "$1: back into the queue"
-    if command -v scontrol >/dev/null && scontrol requeue "$id"; then
+    if requeue; then
         trap 'exit 85' TERM
         sleep 600 # Slurm ends this script
         exit 85

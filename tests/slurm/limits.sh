@@ -53,7 +53,7 @@ ends_as "the run ends" limit "done" 150
 check "with the bits of a run without limits" cmp runs/alone/checkpoints/step-00000400.h5 runs/limit/checkpoints/step-00000400.h5
 check "one job, put back into the queue twice" grep -q "\"jobs\": \[\"$limit_id\"\]" runs/limit/slurm.json
 check "three tries, or more where Slurm was quick" test "$(record limit tries)" -ge 3
-expect "status knows" 0 '^limit +done +400/400' copse status runs/limit
+expect "status knows" 0 'limit +done +400/400' copse status runs/limit
 
 ends_as "without $off the other run ends, too" power "done" 150
 check "on other nodes" sh -c "! grep -q $off runs/power/heartbeat.json"
