@@ -4,6 +4,7 @@
 # numbers.
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
+limit=500 # a sweep is many runs
 check "a data set" copse synth set --classes 4 --train-per-class 24 --test-per-class 4 --seed 3
 
 cat >halving.lua <<'END'

@@ -3,6 +3,7 @@
 # Sweeps: plan, run, status, results; what happens to them: signals, crashes, failures, other runners, deleted and damaged files.
 . "$(dirname "$0")/../expect.sh"
 cd "$scratch" || exit 1
+limit=500 # a sweep is many runs
 check "a data set" copse synth set --classes 4 --train-per-class 24 --test-per-class 4 --seed 3
 
 cat >small.lua <<'END'
