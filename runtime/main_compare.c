@@ -12,6 +12,8 @@ const cps_flag cps_compare_flags[] = {
      "instead of each evaluation's main metric; may be repeated"},
     {"method", 0, "NAME=GLOB",
      "runs whose name or folder matches are of this method; may be repeated"},
+    {"by", 0, "PARAMETER[,PARAMETER]",
+     "of a sweep: trials with equal values of these are one method (default: method)"},
     {"trials", 0, "NAME=N", "tuning trials that a method had; may be repeated (sweeps say it)"},
     {"at", 0, "final|best", "the last evaluation of each run, or that of its best checkpoint"},
     {"out", 'o', "DIR", "where files go (default: comparisons/<methods>-<digest>)"},
@@ -23,8 +25,9 @@ const cps_flag cps_compare_flags[] = {
 
 const char cps_compare_help[] =
     "RUN is a folder of one run, SWEEP one of several. Runs are grouped into methods: by --method, "
-    "else the sweep's\n"
-    "parameter 'method', else the objectives of their stages. A block is a data set with a seed; "
+    "else by the values of\n"
+    "the sweep's parameters --by, or 'method', else by the objectives of their stages. A block is "
+    "a data set with a seed; "
     "samples are paired by\n"
     "id within it. Runs whose evaluation sets, preprocessing or class lists differ are refused; "
     "whatever else makes a\n"

@@ -66,15 +66,17 @@ local function load(found)
   return run
 end
 
--- Each run once; those that --fresh moved aside only where they are named themselves.
+-- Each run once, by its whole path; those that --fresh moved aside, or that a sweep no longer has, only where they are named themselves.
 local function find(operands)
   local list, seen = {}, {}
   for _, operand in ipairs(operands) do
     local found = runs.find { operand }
     for _, one in ipairs(found) do
       local path = system.absolute(one.folder) or one.folder
-      if not seen[path] and not (one.old and #found > 1) then
-        seen[path] = true
+      local left = #found > 1 and methods.has_left_sweep(path)
+      if left then system.log("info", "run '" .. one.name .. "' is no longer in its sweep: it is left out") end
+      if not seen[path] and not left and not (one.old and #found > 1) then
+        seen[path], one.folder = true, path
         list[#list + 1] = one
       end
     end
@@ -378,10 +380,10 @@ end
 -- ---- the door ----
 
 local function prepare(options)
-  local patterns, all, ignored = methods.parse_patterns(options.method), {}, {}
+  local patterns, by, all, ignored = methods.parse_patterns(options.method), methods.parse_by(options.by), {}, {}
   for _, found in ipairs(find(options.operands)) do
     local run = load(found)
-    local list = methods.assign(run, patterns) and all or ignored
+    local list = methods.assign(run, patterns, by) and all or ignored
     list[#list + 1] = run
   end
   for _, one in ipairs(patterns) do

@@ -70,12 +70,26 @@ local function batch_text(run)
   return table.concat(parts, ", ")
 end
 
-local function model_text(run)
-  local flat, parts = run.flat, {}
-  for _, key in ipairs(text.sorted_keys(flat)) do
-    if key:find "^model%." and not key:find "weights" then parts[#parts + 1] = key:sub(7) .. " = " .. flat[key] end
+-- Settings of the model on which the first runs of methods differ, as { [key] = true }.
+local function differing_model(groups, names)
+  local keys, first = {}, groups[names[1]][1].flat
+  for _, name in ipairs(names) do
+    local flat = groups[name][1].flat
+    for _, one in ipairs { first, flat } do
+      for key in pairs(one) do
+        if key:find "^model%." and not key:find "weights" and first[key] ~= flat[key] then keys[key] = true end
+      end
+    end
   end
-  return table.concat(parts, ", ")
+  return keys
+end
+
+local function model_text(run, keys)
+  local flat, parts = run.flat, {}
+  for _, key in ipairs(text.sorted_keys(keys)) do
+    if flat[key] then parts[#parts + 1] = key:sub(7) .. " = " .. flat[key] end
+  end
+  return #parts > 0 and table.concat(parts, ", ") or "without these"
 end
 
 -- Digests whose names begin with `front`, as text.
@@ -118,11 +132,16 @@ local function check_data(groups, names, warnings)
   end
 end
 
+local function check_model(groups, names, warnings)
+  local keys = differing_model(groups, names)
+  local values, differ = by_method(groups, names, function(run) return model_text(run, keys) end)
+  if differ then add(warnings, "model", "models differ: %s", values) end
+end
+
 local checks = {
   { "images", "images seen differ: %s", images_text },
   { "steps", "training steps differ: %s", steps_text },
   { "global_batch", "global batches differ: %s", batch_text },
-  { "model", "models differ: %s", model_text },
   { "weights", "starting weights differ: %s", weights_text },
   { "trials", "tuning trials differ: %s", trials_text },
   { "precision", "precision or BLAS kernels differ: %s", function(run) return run.bits end },
@@ -192,6 +211,7 @@ function fairness.warnings(groups, names)
     local values, differ = by_method(groups, names, check[3])
     if differ then add(warnings, check[1], check[2], values) end
   end
+  check_model(groups, names, warnings)
   check_data(groups, names, warnings)
   check_seeds(groups, names, warnings)
   for _, name in ipairs(names) do

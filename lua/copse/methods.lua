@@ -103,35 +103,65 @@ local function match(run, patterns)
   end
 end
 
--- The sweep that a run's folder lies in (sweep.json beside it), and its trial: found by the number that its name begins with.
-local function trial_of(folder)
-  local parent, name = folder:match "^(.*)/([^/]+)/*$"
+-- The sweep that a run's folder lies in (sweep.json beside it), and its trial: found by the number that its name begins with; no
+-- trial: the run is no longer in the sweep.
+local function sweep_of(folder)
+  local parent, name = (system.absolute(folder) or folder):match "^(.*)/([^/]+)/*$"
   local content = parent and system.read(parent .. "/sweep.json", 64 * 2 ^ 20)
   local sweep = content and system.decode(content)
-  local number = tonumber(name and name:match "^(%d+)")
-  for _, trial in ipairs(type(sweep) == "table" and type(sweep.trials) == "table" and sweep.trials or {}) do
-    if trial.number == number and type(trial.values) == "table" then return trial, sweep end
+  if type(sweep) ~= "table" or type(sweep.trials) ~= "table" then return nil end
+  local number = tonumber(name:match "^(%d+)")
+  for _, trial in ipairs(sweep.trials) do
+    if trial.number == number and type(trial.values) == "table" then return sweep, trial end
   end
+  return sweep
 end
 
--- Trials of the sweep that have this trial's method.
-local function count_trials(sweep, method)
-  local count = 0
-  for _, trial in ipairs(sweep.trials) do
-    if trial.values and trial.values.method == method then count = count + 1 end
+-- Whether a run lies in the folder of a sweep whose file has changed since and does not have it any more.
+function methods.has_left_sweep(folder)
+  local sweep, trial = sweep_of(folder)
+  return sweep ~= nil and trial == nil
+end
+
+-- Names of the parameters by which trials are told apart: those of --by, else `method`.
+function methods.parse_by(word)
+  local names = {}
+  for name in (word or "method"):gmatch "[^,%s]+" do names[#names + 1] = name end
+  if #names == 0 then system.fail("usage", "--by is '%s': names of a sweep's parameters are wanted, as in --by plan,fraction", word) end
+  names.asked = word ~= nil
+  return names
+end
+
+-- "ot-image,0.1": what a trial has for these parameters, "-" for one that its job does not read; nil where the sweep has none of them.
+local function values_of(sweep, trial, by)
+  local unused, parts, found = {}, {}, false
+  for _, name in ipairs(type(trial.unused) == "table" and trial.unused or {}) do unused[name] = true end
+  for i, name in ipairs(by) do
+    local value = trial.values[name]
+    found = found or value ~= nil
+    parts[i] = (value == nil or unused[name]) and "-" or type(value) == "number" and text.any_number(value) or tostring(value)
   end
-  return count
+  if not found and by.asked then
+    local first = sweep.trials[1]
+    system.fail("usage", "--by names no parameter of the sweep: there are %s", table.concat(text.sorted_keys(first.values), ", "))
+  end
+  return found and table.concat(parts, ",") or nil
 end
 
 -- Sets run.method, and run.trials where a sweep says how many there were. False: none of the patterns is meant for it.
-function methods.assign(run, patterns)
-  local trial, sweep = trial_of(run.folder)
-  local own = trial and trial.values.method
-  if own ~= nil then run.trials = count_trials(sweep, own) end
+function methods.assign(run, patterns, by)
+  local sweep, trial = sweep_of(run.folder)
+  local own = trial and values_of(sweep, trial, by)
+  if own then
+    run.trials = 0
+    for _, other in ipairs(sweep.trials) do
+      if type(other.values) == "table" and values_of(sweep, other, by) == own then run.trials = run.trials + 1 end
+    end
+  end
   if #patterns > 0 then
     run.method = match(run, patterns)
   else
-    run.method = own ~= nil and tostring(own) or methods.objective(run.job)
+    run.method = own or methods.objective(run.job)
   end
   return run.method ~= nil
 end
@@ -154,8 +184,8 @@ local function check_equal(first, other)
   local list = methods.differences { first.flat, other.flat }
   if #list > 0 then
     system.fail("usage", "method '%s' has runs of different jobs, so a mean over them says nothing. '%s' and '%s' differ in\n%s\n"
-      .. "Name the runs, or say which are which: --method NAME=GLOB, as in --method '%s=%s*'", first.method, first.name,
-      other.name, show_differences(list), first.method, first.name)
+      .. "Name the runs, or say which are which: --by PARAMETER of a sweep, or --method NAME=GLOB, as in --method '%s=%s*'",
+      first.method, first.name, other.name, show_differences(list), first.method, first.name)
   elseif first.seed == other.seed then
     system.fail("usage", "runs '%s' and '%s' are both of method '%s' with seed %s on the same data: name one of them, or give them "
       .. "names: --method NAME=GLOB", first.folder, other.folder, first.method, text.any_number(first.seed))

@@ -192,7 +192,7 @@ static double weight_of(const cps_prediction_file *file, int64_t row) {
     if (file->answers != NULL) {
         return margin_of(file, row);
     }
-    return file->image_to_text[row] > 1 ? (double)file->image_to_text[row] : NAN;
+    return file->image_to_text[row] > 1 ? (double)file->image_to_text[row] : (double)NAN;
 }
 
 static void write_sample(const cps_prediction_file *file, const ranked_row *sample,

@@ -152,6 +152,12 @@ END_OF_SWEEP
 check "runs of a sweep" copse sweep run sweep.lua -j 2 --threads 1
 expect "its trials are not one method" 64 "method 'plain' has runs of different jobs.*stages\[1\].optimizer.lr: 0.001, 0.01.*--method" copse compare runs/ablation
 expect "its parameter 'method'" 0 'plain, slow; .*plain +2 .*slow +2 ' sh -c '"$COPSE" compare $(ls -d runs/ablation/*0.001*) --out ablation'
+expect "other parameters tell methods apart" 0 '^slow,0.01, .*baseline slow,0.01.*plain,0.001 +2 .*plain,0.01 +2 ' \
+    copse compare runs/ablation --by method,lr --baseline slow,0.01 --out by
+expect "a parameter that there is not" 64 "by names no parameter of the sweep: there are lr, method" copse compare runs/ablation --by rate
+sed -i 's/1e-3, 1e-2/1e-3/' sweep.lua
+check "the sweep without one of its rates" copse sweep run sweep.lua
+expect "runs that are no longer in the sweep" 0 'is no longer in its sweep: it is left out.*plain, slow; ' copse compare runs/ablation --out left
 if command -v python3 >/dev/null; then
     check "and how many trials each had" python3 -c "
 import json; c=json.load(open('ablation/comparison.json')); assert [m['trials'] for m in c['methods']]==[2,2]"

@@ -40,8 +40,8 @@ for block in "$scratch"/block-*.sh; do
     *'copse pack photos/'*)
         check "README: make" "$MAKE"
         check "photos/ of the text" photos
-        lua=$(grep -l 'shards/train' "$scratch"/block-*.lua)
-        cp "$lua" photos/job.lua
+        cp "$(grep -l '^return copse.job' "$scratch"/block-*.lua)" photos/job.lua
+        cp "$(grep -l '^return copse.sweep' "$scratch"/block-*.lua)" photos/sweep.lua
         ;;
     esac
     run_block "$block"

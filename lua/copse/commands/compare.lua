@@ -60,7 +60,8 @@ end
 return { run = function(arguments)
   local flags, all = arguments.flags, arguments.all
   local result = comparison.make { operands = arguments.operands, at = choice_of(flags, "at", { "final", "best" }),
-    settings = settings_of(flags), baseline = flags.baseline, metric = all.metric, method = all.method, trials = all.trials }
+    settings = settings_of(flags), baseline = flags.baseline, metric = all.metric, method = all.method, by = flags.by,
+    trials = all.trials }
   local folder = flags.out or default_folder(result)
   write_all(folder, result)
   for _, line in ipairs(comparison_text.lines(result)) do system.print(line) end

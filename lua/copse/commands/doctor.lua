@@ -85,7 +85,7 @@ local function check_mca()
   local settings = mca_settings()
   ok("Open MPI settings", #settings == 0 and "none in the environment" or table.concat(settings, " "))
   for _, setting in ipairs(settings) do
-    if setting:find "^hwloc_base_binding_policy=none" and not system.environment "LAB_DIR" then
+    if setting:find "^hwloc_base_binding_policy=none" then
       change("binding", setting, "ranks wander between cores: unset it where nodes are not shared")
     end
   end

@@ -102,7 +102,7 @@ end
 
 -- ---- for people ----
 
-local function percent(row)
+local function steps_of(row)
   if not row.step or (row.step == 0 and not row.steps) then return "" end
   if not row.steps or row.steps <= 0 then return string.format("%d", row.step) end
   return string.format("%d/%d", row.step, row.steps)
@@ -133,7 +133,7 @@ local columns = {
 local function cells(row)
   local tries = row.tries and row.tries > 1 and string.format("%d", row.tries) or ""
   return {
-    row.name, state_of(row), percent(row), row.eta_seconds and runs.duration(row.eta_seconds) or "", short_number(row.loss),
+    row.name, state_of(row), steps_of(row), row.eta_seconds and runs.duration(row.eta_seconds) or "", short_number(row.loss),
     row.metric or "", short_number(row.value), row.hosts or "", tries, row.reason or "",
   }
 end
