@@ -94,8 +94,24 @@ static cps_status add_rule(cps_setup *setup, int32_t index, const cps_parameter 
     return CPS_OK;
 }
 
+/* A value outside of its bounds would train one step as it is and then jump. */
+static cps_status check_start(cps_setup *setup, const cps_parameter *parameter) {
+    if (!parameter->bounded || parameter->fill != CPS_FILL_CONSTANT ||
+        (parameter->a >= parameter->minimum && parameter->a <= parameter->maximum)) {
+        return CPS_OK;
+    }
+    return cps_setup_fail(setup, CPS_ERR_USAGE,
+                          "parameter '%s' would begin at %g, but is kept in %g .. %g (logarithms, "
+                          "for a scale): change its initial value or its bounds, such as "
+                          "init_scale or max_scale",
+                          parameter->name, parameter->a, parameter->minimum, parameter->maximum);
+}
+
 int32_t cps_serve_setup_parameter(cps_setup *setup, const cps_parameter *parameter) {
     cps_stage_plan *plan = setup->plan;
+    if (check_start(setup, parameter) != CPS_OK) {
+        return -1;
+    }
     const int32_t index = add_param(setup, parameter, CPS_PARAM_WEIGHT);
     if (index >= 0 && add_rule(setup, index, parameter) != CPS_OK) {
         return -1;

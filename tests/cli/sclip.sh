@@ -30,6 +30,12 @@ expect "rows of the queries" 0 "stream 'unlabelled': 56 records.*7 rows a grain"
 job few 'keywords = "keywords.txt"' '' 'global_batch = 16, grain = 4, rows = { unlabelled = 15 },'
 expect_one "fewer queries than a batch takes" 64 "'unlabelled' has 56 records, fewer than the 60.*rows = " copse check few.lua
 
+job above 'keywords = "keywords.txt", init_scale = 200'
+expect_one "a scale that begins above its bound" 64 "'logit_scale' would begin at 5.29832, but is kept in 0 .. 4.60517.*init_scale or max_scale" \
+    copse check above.lua
+job below 'keywords = "keywords.txt", init_scale = 0.5'
+expect_one "a scale that begins below one" 64 "'logit_scale' would begin at -0.693147, but is kept in 0 " copse check below.lua
+
 # Keywords.
 job nofile 'keywords = "nowhere.txt"'
 expect_one "no such file" 64 "nofile.lua:7: .*keywords: .*nowhere.txt.*No such file" copse check nofile.lua
