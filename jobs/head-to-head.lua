@@ -9,11 +9,12 @@ local copse = require "copse"
 local arg = copse.arg {
   set = "rs-captions", data = "../../shared/data", merges = "../../shared/data/clip-bpe/bpe_simple_vocab_16e6.txt.gz", start = "",
   images = 30720, -- that each run sees, those without captions and those of all stages included
+  fraction = 0, -- of the pictures that have captions; 0: as the set has it below
   lr = 1e-3,
 }
 
 -- What is known of a set. `fraction`: of the pictures that have captions; the others are seen by S-CLIP, and by AgriCLIP's DINO.
--- `organisms`: the table has the ranks that BioCLIP's captions are made of. `keywords`: S-CLIP's file.
+-- `organisms`: the table has the ranks that BioCLIP's captions are made of. `keywords`: S-CLIP's file; without one, the classes.
 local sets = {
   ["rs-captions"] = {
     train = "train.csv", fraction = 0.1, keywords = "keywords.txt", templates = { "an aerial photograph of {}." },
@@ -25,7 +26,8 @@ local sets = {
 }
 local set = sets[arg.set] or error("--set set=" .. arg.set .. ": there are rs-captions and crops; others are added in this file", 0)
 local folder = arg.data .. "/" .. arg.set .. "/"
-local semi = set.fraction < 1
+local fraction = arg.fraction > 0 and arg.fraction or set.fraction
+local semi = fraction < 1
 
 local methods = { "clip", "siglip", "dalip", "agriclip" }
 if semi then methods[#methods + 1] = "sclip" end
@@ -54,7 +56,9 @@ local stages = {
   dalip = function() return { contrastive(copse.objective.dalip { heads = 4, reduced = 12 }, arg.images, 128) } end,
   -- Half of a step's pictures have captions.
   sclip = function()
-    local objective = copse.objective.sclip { keywords = folder .. set.keywords }
+    local objective = copse.objective.sclip {
+      keywords = set.keywords and folder .. set.keywords or nil, keywords_from = set.keywords and "file" or "classes",
+    }
     return { contrastive(objective, arg.images, 128, { global_batch = 64, rows = { unlabelled = 32 } }) }
   end,
   -- Half of the images teach CLIP, half another tower by itself; then a map from one to the other.
@@ -92,7 +96,7 @@ return copse.sweep {
   job = function(p)
     local agriclip, sclip = p.method == "agriclip", p.method == "sclip"
     local function train(fields)
-      fields[1], fields.source = nil, folder .. set.train
+      fields.source, fields.classes = folder .. set.train, folder .. "classnames.txt"
       return copse.shards(fields)
     end
     local test = copse.shards { source = folder .. "test.csv", classes = folder .. "classnames.txt" }
@@ -114,7 +118,7 @@ return copse.sweep {
       },
       tokenizer = copse.tokenizer { merges = arg.merges, context = 48 },
       data = {
-        paired = train { fraction = set.fraction },
+        paired = train { fraction = fraction },
         unlabelled = sclip and train { rest_of = "paired" } or nil,
         all = semi and agriclip and train {} or nil,
       },

@@ -159,8 +159,7 @@ static int host_function_info(lua_State *state) {
     return 1;
 }
 
-/* host.nearest(name, list) -> name or nil */
-static int host_nearest(lua_State *state) {
+int cps_job_nearest(lua_State *state) {
     const char *name = luaL_checkstring(state, 1);
     const lua_Integer count = luaL_len(state, 2);
     const char **names = lua_newuserdatauv(state, ((size_t)count + 1) * sizeof *names, 0);
@@ -293,7 +292,7 @@ void cps_job_host_open(lua_State *state, const cps_job_host *host) {
         {"exists", host_exists},
         {"read_file", host_read_file},
         {"function_info", host_function_info},
-        {"nearest", host_nearest},
+        {"nearest", cps_job_nearest},
         {"load_objective", host_load_objective},
         {"draw", host_draw},
         {"digest", host_digest},

@@ -18,5 +18,7 @@ typedef struct cps_job_host {
 void cps_job_host_open(lua_State *state, const cps_job_host *host);
 /* Pushes a JSON value: arrays and objects as tables, whole numbers as integers. */
 void cps_job_push_json(lua_State *state, const cps_json *value);
+/* nearest(name, list) -> name or nil, as host and system lend it. */
+int cps_job_nearest(lua_State *state);
 
 #endif

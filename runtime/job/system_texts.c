@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "base/options.h"
 #include "base/text.h"
 #include "job/host.h"
 
@@ -70,21 +69,6 @@ static int system_log(lua_State *state) {
 static int system_live(lua_State *state) {
     cps_log_live(luaL_checkstring(state, 1));
     return 0;
-}
-
-/* nearest(name, list) -> name or nil */
-static int system_nearest(lua_State *state) {
-    const char *name = luaL_checkstring(state, 1);
-    const lua_Integer count = luaL_len(state, 2);
-    const char **names = lua_newuserdatauv(state, ((size_t)count + 1) * sizeof *names, 0);
-    for (lua_Integer i = 0; i < count; i++) {
-        lua_rawgeti(state, 2, i + 1); /* the list keeps the string alive */
-        names[i] = lua_type(state, -1) == LUA_TSTRING ? lua_tostring(state, -1) : "";
-        lua_pop(state, 1);
-    }
-    names[count] = NULL;
-    lua_pushstring(state, cps_nearest_name(name, names));
-    return 1;
 }
 
 /* ---- JSON ---- */
@@ -242,12 +226,12 @@ static void set_facts(lua_State *state, const cps_driver *driver) {
 
 void cps_system_add_texts(lua_State *state, const cps_driver *driver) {
     static const luaL_Reg functions[] = {
-        {"fail", system_fail},       {"print", system_print},
-        {"log", system_log},         {"live", system_live},
-        {"nearest", system_nearest}, {"decode", system_decode},
-        {"service", system_service}, {"digest", system_digest},
-        {"base64", system_base64},   {"environment", system_environment},
-        {"date", system_date},       {NULL, NULL},
+        {"fail", system_fail},        {"print", system_print},
+        {"log", system_log},          {"live", system_live},
+        {"nearest", cps_job_nearest}, {"decode", system_decode},
+        {"service", system_service},  {"digest", system_digest},
+        {"base64", system_base64},    {"environment", system_environment},
+        {"date", system_date},        {NULL, NULL},
     };
     lua_pushlightuserdata(state, (void *)(uintptr_t)driver);
     luaL_setfuncs(state, functions, 1);

@@ -104,8 +104,10 @@ for file in $(cd jobs && find . -name '*.lua' | sed 's,^\./,,' | LC_ALL=C sort);
         fine "$file" "5 an epoch" --set objective=bioclip.ce
         ;;
     head-to-head.lua)
-        expect "plan of $file" 0 '5 trials x 3 seeds are 15 different runs' copse sweep plan "jobs/$file"
+        expect "plan of $file" 0 '5 trials x 3 seeds are 15 different runs' copse sweep plan "jobs/$file" --set fraction=0.5
         expect "plan of $file, crops" 0 'bioclip.*15 different runs' copse sweep plan "jobs/$file" --set set=crops
+        expect "plan of $file, all methods" 0 'sclip.*bioclip.*18 different runs' copse sweep plan "jobs/$file" --set set=crops \
+            --set fraction=0.5
         expect_one "$file, no such set" 64 'there are rs-captions and crops' copse sweep plan "jobs/$file" --set set=corn
         ;;
     sweeps/bioclip.lua) expect "plan of $file" 0 '= trial 7.*18 trials x 3 seeds are 24 different runs' copse sweep plan "jobs/$file" ;;
