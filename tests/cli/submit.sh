@@ -103,7 +103,8 @@ expect_one "no such run" 69 "no run and no folder 'nobody'" copse cancel nobody
 
 # ---- doctor
 echo 'return { launcher = "mpirun" }' >copse-site.lua
-expect "doctor" 0 "ok +program: .*ok +objectives: [1-9].*ok +two ranks: mpirun -np 2 .*: worked.* 0 wrong" copse doctor
+expect "doctor" 0 "ok +program: .*ok +objectives: [1-9].*ok +two ranks: mpirun -np 2 .*: worked.* 0 wrong" \
+    env -u OMPI_ALLOW_RUN_AS_ROOT -u OMPI_ALLOW_RUN_AS_ROOT_CONFIRM "$COPSE" doctor
 check "leaves nothing behind" test -z "$(ls -A runs | grep doctor)"
 echo 'return { launcher = "mpirun", interface = "ib7" }' >copse-site.lua
 expect "an interface that is not there" 69 "wrong   network: there is no interface 'ib7'" copse doctor

@@ -17,11 +17,20 @@ local function ok(what, seen) line("ok", what, seen) end
 local function change(what, seen, advice) line("change", what, seen, advice) end
 local function wrong(what, seen, advice) line("wrong", what, seen, advice) end
 
-local function first_line(words) return (words or ""):match "[^\n]+" or "" end
+-- The first line that says something: Open MPI's messages begin with one of dashes.
+local function first_line(words)
+  for line in (words or ""):gmatch "[^\n]+" do
+    if line:find "%w" then return line end
+  end
+  return ""
+end
+
+-- Open MPI asks twice before it starts for root; `copse train -n` answers in the same way.
+local as_root = { OMPI_ALLOW_RUN_AS_ROOT = "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = "1" }
 
 -- Output of a program, or nil and why.
 local function output_of(argv, seconds)
-  local answer, message, code = system.capture { argv = argv, seconds = seconds or 30 }
+  local answer, message, code = system.capture { argv = argv, seconds = seconds or 30, environment = as_root }
   if not answer then return nil, message, code end
   if answer.code ~= 0 then return nil, first_line(answer.errors .. answer.output) end
   return answer.output .. answer.errors
