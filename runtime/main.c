@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "comm/agree.h"
@@ -198,17 +199,34 @@ static const cps_command *find_command(int argc, char **argv, int at, int *first
     return NULL;
 }
 
+/* The first word of commands of two is known, the second is not. */
+static cps_status unknown_second_word(int argc, char **argv, int at) {
+    char *list = NULL;
+    for (const cps_command *command = commands; command->name != NULL; command++) {
+        const size_t length = strlen(argv[at]);
+        if (strncmp(command->name, argv[at], length) == 0 && command->name[length] == ' ') {
+            char *longer = list == NULL ? cps_format("'copse %s'", command->name)
+                                        : cps_format("%s, 'copse %s'", list, command->name);
+            free(list);
+            list = longer;
+        }
+    }
+    if (list == NULL) {
+        return CPS_OK;
+    }
+    const bool has_second = at + 1 < argc;
+    const cps_status status =
+        cps_fail(CPS_ERR_USAGE, "'copse %s%s%s' is no command; there is %s", argv[at],
+                 has_second ? " " : "", has_second ? argv[at + 1] : "", list);
+    free(list);
+    return status;
+}
+
 static cps_status unknown_command(int argc, char **argv, int at) {
+    CPS_TRY(unknown_second_word(argc, argv, at));
     const char *names[sizeof commands / sizeof commands[0] + 1];
     size_t count = 0;
     for (const cps_command *command = commands; command->name != NULL; command++) {
-        const char *blank = strchr(command->name, ' ');
-        if (blank != NULL && strlen(argv[at]) == (size_t)(blank - command->name) &&
-            strncmp(argv[at], command->name, strlen(argv[at])) == 0) {
-            return cps_fail(CPS_ERR_USAGE, "'copse %s%s%s' is no command; 'copse %s' is", argv[at],
-                            at + 1 < argc ? " " : "", at + 1 < argc ? argv[at + 1] : "",
-                            command->name);
-        }
         names[count++] = command->name;
     }
     names[count] = "help";

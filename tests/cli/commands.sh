@@ -23,7 +23,8 @@ expect "help" 0 'copse COMMAND.*train.*pack.*Exit codes' copse help
 expect "--version" 0 '^copse [0-9]+\.[0-9]+\.[0-9]+ \((float|double)\)' copse --version
 expect_one "unknown command" 64 "'trian' is no command of copse .did you mean 'train'" copse trian job.lua
 expect_one "unknown command, nothing near" 64 "'xyzzy' is no command of copse; 'copse help' lists" copse xyzzy
-expect_one "half a command" 64 "'copse tokenizer' is no command; 'copse tokenizer train' is" copse tokenizer
+expect_one "half a command" 64 "'copse tokenizer' is no command; there is 'copse tokenizer train'" copse tokenizer
+expect_one "a second word that is none" 64 "'copse sweep pln' is no command; there is 'copse sweep plan', 'copse sweep run'" copse sweep pln x
 expect_one "help of nothing" 64 "'xyzzy' is no command" copse help xyzzy
 expect_one "one argument too many" 64 "'b.lua' is one argument too many: copse train JOB" copse train a.lua b.lua
 expect_one "a setting without its option" 64 "'b=2' is one argument too many.*--set in front of each" copse train a.lua --set a=1 b=2
