@@ -33,12 +33,18 @@ local function stages_of(facts)
   return stages
 end
 
-local function check_job(found, facts)
+-- Whether the run says what its job was. One that failed before it began does not: it is left out, unless it was named itself.
+local function has_job(found, facts)
   local job = as_table(facts.job)
-  if type(job.seed) ~= "number" or type(job.stages) ~= "table" then
+  if type(job.seed) == "number" and type(job.stages) == "table" then return true end
+  local problems = table.concat(facts.problems, "; ")
+  if found.is_named then
     system.fail("data", "run '%s' does not say what its job was (job.json): %s. Runs of older versions have none; train it again, "
-      .. "or leave it out", found.folder, table.concat(facts.problems, "; "))
+      .. "or leave it out", found.folder, problems)
   end
+  system.log("warning", string.format("run '%s' (%s) does not say what its job was, and is left out: %s", found.name, facts.state,
+    facts.reason or problems))
+  return false
 end
 
 -- What a run is evaluated on: runs of one block may be paired by seed.
@@ -56,7 +62,7 @@ local function load(found)
   end
   local facts = runs.facts(found.folder, POINTS)
   if not facts then system.fail("missing", "run '%s' vanished while it was read", found.folder) end
-  check_job(found, facts)
+  if not has_job(found, facts) then return nil end
   local session = last_session(facts)
   local run = { name = found.name, folder = found.folder, facts = facts, job = facts.job, seed = facts.job.seed,
     flat = methods.flat_job(facts.job), digests = as_table(session.digests), session = session,
@@ -76,7 +82,7 @@ local function find(operands)
       local left = #found > 1 and methods.has_left_sweep(path)
       if left then system.log("info", "run '" .. one.name .. "' is no longer in its sweep: it is left out") end
       if not seen[path] and not left and not (one.old and #found > 1) then
-        seen[path], one.folder = true, path
+        seen[path], one.folder, one.is_named = true, path, #found == 1
         list[#list + 1] = one
       end
     end
@@ -383,7 +389,7 @@ local function prepare(options)
   local patterns, by, all, ignored = methods.parse_patterns(options.method), methods.parse_by(options.by), {}, {}
   for _, found in ipairs(find(options.operands)) do
     local run = load(found)
-    local list = methods.assign(run, patterns, by) and all or ignored
+    local list = run and methods.assign(run, patterns, by) and all or ignored
     list[#list + 1] = run
   end
   for _, one in ipairs(patterns) do

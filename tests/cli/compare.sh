@@ -163,6 +163,12 @@ if command -v python3 >/dev/null; then
 import json; c=json.load(open('ablation/comparison.json')); assert [m['trials'] for m in c['methods']]==[2,2]"
 fi
 
+mkdir -p mixed/bad && cp -r clip-1 mixed/ 2>/dev/null || cp -r runs/clip-1 mixed/
+printf '{"format":1,"name":"bad","state":"failed","message":"no data"}\n' >mixed/bad/heartbeat.json
+expect "a run that failed before it began is left out" 0 "run 'bad' .failed. does not say what its job was, and is left out: no data" \
+    copse compare mixed --out mixed-out
+expect_one "and is an error where it is named" 65 "run '.*mixed/bad' does not say what its job was" copse compare mixed/bad
+
 # ---- what is unfair is named
 check "longer, in smaller batches" train long-1 objective=sigmoid seed=1 epochs=3 batch=16
 expect "images and steps" 0 'images seen differ: clip 96 of paired; sigmoid 144 of paired.*training steps differ: clip 4; sigmoid 9.*global batches differ: clip 24; sigmoid 16' \
