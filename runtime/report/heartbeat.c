@@ -408,9 +408,14 @@ void cps_heartbeat_step(cps_heartbeat *beat, const cps_heartbeat_place *place) {
     beat->place = *place;
     snprintf(beat->stage, sizeof beat->stage, "%s", place->stage);
     beat->place.stage = NULL;
+    const bool begins = beat->state == CPS_BEAT_STARTING;
     beat->state = CPS_BEAT_RUNNING;
     beat->doing[0] = '\0';
-    write_if_due(beat);
+    if (begins) { /* is news */
+        write_record(beat, false);
+    } else {
+        write_if_due(beat);
+    }
 }
 
 void cps_heartbeat_doing(cps_heartbeat *beat, bool evaluating, const char *doing) {

@@ -50,7 +50,7 @@ void cps_heartbeat_close(cps_heartbeat *beat);
 /* The run is ours from here on and stands at `step`; results of the sessions before that lie at or
  * before it are kept. */
 void cps_heartbeat_enter(cps_heartbeat *beat, int64_t step);
-/* After each step: writes when the time has come. */
+/* After each step: writes when the time has come, and the first one. */
 void cps_heartbeat_step(cps_heartbeat *beat, const cps_heartbeat_place *place);
 /* What is done now: NULL for training, else "evaluating rsicd", "features of frozen views".
  * evaluating: as a state of its own. Writes when the time has come. */
