@@ -15,11 +15,11 @@ await() { # await FILE: at most 60 seconds
 }
 
 fault_job reference
-sed -i 's/steps = 6/steps = 40/' reference.lua
+sed -i 's/steps = 6/steps = 300/' reference.lua
 check "a run that nobody disturbs" copse train reference.lua --threads 1
 
 # The same host.
-sed 's/"reference"/"busy"/; s/steps = 40/steps = 100000/' reference.lua >busy.lua
+sed 's/"reference"/"busy"/; s/steps = 300/steps = 100000/' reference.lua >busy.lua
 "$COPSE" train busy.lua --threads 1 >busy.log 2>&1 </dev/null &
 first=$!
 await runs/busy/checkpoints/step-00000002.h5
@@ -36,7 +36,7 @@ judge "a folder that is moved ends its run" 1 "the folder of run 'busy' was remo
 check "nothing is written to the old place" test ! -e runs/busy
 
 # Another host, as its record would look: all ranks leave together.
-sed 's/"reference"/"taken"/; s/steps = 40/steps = 100000/' reference.lua >taken.lua
+sed 's/"reference"/"taken"/; s/steps = 300/steps = 100000/' reference.lua >taken.lua
 "$COPSE" train taken.lua -n 2 --threads 1 >taken.log 2>&1 </dev/null &
 first=$!
 await runs/taken/checkpoints/step-00000002.h5
@@ -57,7 +57,7 @@ sed 's/"reference"/"lost"/; s/watchdog_seconds = 10/watchdog_seconds = 1000/' re
 first=$!
 await runs/lost/checkpoints/step-00000004.h5
 kill -STOP $first
-check "it stands still before the end" test ! -e runs/lost/checkpoints/step-00000040.h5
+check "it stands still before the end" test ! -e runs/lost/checkpoints/step-00000300.h5
 check "another host goes on with the run" timeout 60 unshare --uts sh -c 'hostname elsewhere && exec "$0" "$@"' \
     "$COPSE" train lost.lua --threads 1
 cp -r runs/lost before
@@ -67,5 +67,5 @@ code=$?
 cp lost.log "$output"
 judge "the first leaves when it wakes up" 1 "run 'lost' was taken over by process [0-9]+ on 'elsewhere'"
 check "and has written nothing" diff -r before runs/lost
-check "same bits as undisturbed" cmp runs/reference/checkpoints/step-00000040.h5 runs/lost/checkpoints/step-00000040.h5
+check "same bits as undisturbed" cmp runs/reference/checkpoints/step-00000300.h5 runs/lost/checkpoints/step-00000300.h5
 finish
